@@ -1,0 +1,31 @@
+# kofn: `make demo` and `make test` do everything, from an empty machine with Python 3.11 on.
+.PHONY: help demo test test-slow check bench clean
+
+help:  ## list the targets
+	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:[^#]*## /\t/'
+
+demo:  ## install, then steer 20 simulated robots by polling 5 of them
+	@scripts/bootstrap all
+	@.venv/bin/kofn demo
+
+test:  ## install, then run the tests (without the slow ones)
+	@scripts/bootstrap all,dev
+	.venv/bin/python -m pytest -m "not slow"
+
+test-slow:  ## the slow tests
+	@scripts/bootstrap all,dev
+	.venv/bin/python -m pytest -m slow
+
+check:  ## lint, format, types, import rules
+	@scripts/bootstrap all,dev
+	.venv/bin/ruff check .
+	.venv/bin/ruff format --check .
+	.venv/bin/mypy
+	.venv/bin/lint-imports --no-logo --no-cache
+
+bench:  ## measure; prints tables of ratios
+	@scripts/bootstrap all,dev
+	@for script in benchmarks/bench_*.py; do .venv/bin/python $$script || exit 1; done
+
+clean:  ## remove what the targets above made, but not runs/
+	rm -rf .venv build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
