@@ -1,0 +1,238 @@
+# SPDX-License-Identifier: MIT
+"""The option controller of the ring: turns local actions into speeds at each control tick.
+
+An action starts an option of fixed duration: 0 stay, 1 / 2 go to the next sector counter-clockwise
+/ clockwise and stop there, -1 hold. A mover follows a carrot on its lane, `look_ahead_rad` along
+the ring; within `core` of the half-sector around the target's centre it goes to the parking radius
+and stops. A stay only goes back to the parking radius. With h the direction of the carrot plus the
+push of neighbours, and e = angle(h) - heading:
+
+    v = speed * factor * max(0, cos e),      w = clip(turn_gain * e, -w_max, w_max)
+    push_i = sum_j clip((far - d_ij) / (far - near), 0, 1) * (p_i - p_j) / d_ij
+
+| symbol | name | shape | unit |
+|---|---|---|---|
+| a | actions | (n,) | index, -1 = hold |
+| p | poses: x, y, heading | (n, 3) | m, m, rad |
+| - | push | (n, 2) | - |
+| v, w | speed, turn rate (left positive) | (n,) | m/s, rad/s |
+
+The same code drives simulated and physical robots; a robot that knows nothing of its neighbours
+passes no push.
+"""
+
+import math
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+
+from kofn.controller.core.errors import InputError
+from kofn.hardware.driver import HOLD
+from kofn.hardware.ring import N_ACTIONS, RingLayout, sector_centres, wrap, zone_of
+
+IntArray = npt.NDArray[np.int64]
+FloatArray = npt.NDArray[np.float64]
+BoolArray = npt.NDArray[np.bool_]
+
+FACTOR_RANGE = (0.5, 1.5)
+"""Least and greatest speed factor of an option."""
+_DIRECTION = np.array([0, 1, -1, 0], dtype=np.int64)
+"""Zones to move by for actions 0, 1, 2 and (as index -1) hold."""
+
+
+class OptionSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Gains and radii of the option controller; defaults for the reference robot.
+
+    Attributes
+    ----------
+    speed_mps
+        Nominal speed; a robot's own is 0.5 to 1.5 times that, drawn for each option.
+    w_max_radps
+        Greatest turn rate commanded.
+    turn_gain
+        Turn rate per heading error, 1/s.
+    look_ahead_rad
+        How far along the ring the carrot is.
+    core
+        Share of the half-sector around the centre in which a robot has arrived.
+    recentre
+        Distance from the parking radius beyond which a stopped robot goes back to it, in robot
+        radii.
+    avoid_far, avoid_near, avoid_weight
+        Distances of centres at which pushing starts and is full, in robot radii; its weight
+        against the carrot's. Pushing has to start nearer than the lanes are apart, or parked
+        robots slow the movers.
+    speed_spread
+        Standard deviation of the speed factor around 1.
+    """
+
+    speed_mps: float = 0.4
+    w_max_radps: float = 3.0
+    turn_gain: float = 4.0
+    look_ahead_rad: float = 0.35
+    core: float = 0.35
+    recentre: float = 1.2
+    avoid_far: float = 3.0
+    avoid_near: float = 2.0
+    avoid_weight: float = 1.2
+    speed_spread: float = 0.1
+
+    def __post_init__(self) -> None:
+        for name in ("speed_mps", "w_max_radps", "turn_gain", "look_ahead_rad", "core"):
+            value = getattr(self, name)
+            if not (math.isfinite(value) and value > 0):
+                raise InputError(f"option setting {name} = {value} must be finite and above 0")
+        for name in ("recentre", "avoid_near", "avoid_weight", "speed_spread"):
+            value = getattr(self, name)
+            if not (math.isfinite(value) and value >= 0):
+                raise InputError(f"option setting {name} = {value} must be finite and at least 0")
+        if not self.avoid_far > self.avoid_near:
+            raise InputError(
+                f"option setting avoid_far = {self.avoid_far} must be above "
+                f"avoid_near = {self.avoid_near}"
+            )
+
+    @property
+    def fastest_mps(self) -> float:
+        """Greatest speed that is ever commanded, m/s."""
+        return self.speed_mps * FACTOR_RANGE[1]
+
+
+class OptionController:
+    """Options of n robots in a ring, as arrays.
+
+    Parameters
+    ----------
+    layout
+        The arena.
+    n
+        Robots steered together.
+    generator
+        Source of the speed factors; nothing else is random.
+    settings
+        Gains and radii.
+    """
+
+    def __init__(
+        self,
+        layout: RingLayout,
+        n: int,
+        generator: np.random.Generator,
+        settings: OptionSettings | None = None,
+    ) -> None:
+        if n < 1:
+            raise InputError(f"an option controller for {n} robots, the least is 1")
+        self.layout = layout
+        self.n = n
+        self.settings = settings if settings is not None else OptionSettings()
+        self._generator = generator
+        self._centres = sector_centres(layout)
+        self._actions: IntArray = np.full(n, HOLD, dtype=np.int64)
+        self._goal = np.zeros(n)
+        self._lane = np.full(n, layout.middle_m)
+        self._factor = np.ones(n)
+
+    def start(self, actions: IntArray, poses: FloatArray) -> None:
+        """Start an option on every robot from where it is.
+
+        Parameters
+        ----------
+        actions
+            Local action of each robot, shape (n,), 0..2 or -1 (hold).
+        poses
+            Shape (n, 3), m, m, rad.
+
+        Raises
+        ------
+        InputError
+            Wrong shape, or an action that a ring does not have.
+        """
+        self._check(poses)
+        actions = np.asarray(actions)
+        if actions.shape != (self.n,):
+            raise InputError(f"actions of shape {actions.shape} for {self.n} robots")
+        if np.any((actions < HOLD) | (actions >= N_ACTIONS)):
+            bad = int(actions[(actions < HOLD) | (actions >= N_ACTIONS)][0])
+            raise InputError(f"local action {bad} is not one of -1 (hold), 0, 1, 2")
+        # One draw per robot whatever its action, so that it does not shift the draws of the others;
+        # stopping everybody is no option and draws nothing.
+        if np.any(actions != HOLD):
+            factor = self._generator.normal(1.0, self.settings.speed_spread, self.n)
+            self._factor = np.clip(factor, *FACTOR_RANGE)
+        zone = zone_of(self.layout, poses)
+        known = zone >= 0
+        self._actions = np.where(known, actions, HOLD).astype(np.int64)
+        direction = _DIRECTION[self._actions]
+        self._goal = self._centres[(np.where(known, zone, 0) + direction) % self.layout.zones]
+        layout = self.layout
+        if layout.lanes:
+            lanes = np.array([layout.middle_m, layout.lane_plus_m, layout.lane_minus_m])
+            self._lane = lanes[direction]
+        else:
+            self._lane = np.full(self.n, layout.middle_m)
+
+    def push(self, poses: FloatArray) -> FloatArray:
+        """Push of these robots on each other, shape (n, 2), from all pairs (for n up to 1000).
+
+        A robot whose place is not finite neither pushes nor is pushed.
+        """
+        known = np.isfinite(poses[:, 0]) & np.isfinite(poses[:, 1])
+        position = np.where(known[:, None], poses[:, :2], 0.0)
+        delta = position[:, None, :] - position[None, :, :]
+        distance = np.hypot(delta[..., 0], delta[..., 1])
+        radius = self.layout.robot_radius_m
+        far, near = self.settings.avoid_far * radius, self.settings.avoid_near * radius
+        strength = np.clip((far - distance) / (far - near), 0.0, 1.0)
+        strength *= known[:, None] & known[None, :]
+        np.fill_diagonal(strength, 0.0)
+        unit = delta / np.maximum(distance, 1e-9)[..., None]
+        total: FloatArray = np.einsum("ij,ijk->ik", strength, unit)
+        return total
+
+    def command(
+        self, poses: FloatArray, push: FloatArray | None = None
+    ) -> tuple[FloatArray, FloatArray]:
+        """Speeds for this control tick.
+
+        Parameters
+        ----------
+        poses
+            Poses now, shape (n, 3), m, m, rad. A robot whose pose is not finite is stopped.
+        push
+            Push of neighbours, shape (n, 2), as from `push`; None without such knowledge.
+
+        Returns
+        -------
+        tuple
+            v in m/s and w in rad/s, both of shape (n,); zero for robots that hold or have arrived.
+        """
+        self._check(poses)
+        settings, layout = self.settings, self.layout
+        known: BoolArray = np.asarray(np.isfinite(poses).all(axis=1))
+        usable: FloatArray = np.where(known[:, None], poses, 0.0)
+        x, y, heading = usable[:, 0], usable[:, 1], usable[:, 2]
+        radius = np.hypot(x, y)
+        angle = np.arctan2(y, x)
+        ahead = wrap(self._goal - angle)
+        moving = self._actions > 0
+        travel = moving & (np.abs(ahead) > settings.core * 0.5 * layout.sector_rad)
+        # On the lane while under way, to the parking radius once arrived or staying.
+        carrot = angle + np.where(
+            travel, np.clip(ahead, -settings.look_ahead_rad, settings.look_ahead_rad), 0.0
+        )
+        lane = np.where(travel, self._lane, layout.middle_m)
+        off_lane = np.abs(radius - layout.middle_m) > settings.recentre * layout.robot_radius_m
+        active = known & (self._actions != HOLD) & (travel | off_lane)
+        direction = np.stack([lane * np.cos(carrot) - x, lane * np.sin(carrot) - y], axis=1)
+        direction /= np.maximum(np.hypot(direction[:, 0], direction[:, 1]), 1e-9)[:, None]
+        if push is not None:
+            direction += settings.avoid_weight * push
+        error = wrap(np.arctan2(direction[:, 1], direction[:, 0]) - heading)
+        v = settings.speed_mps * self._factor * np.maximum(0.0, np.cos(error))
+        w = np.clip(settings.turn_gain * error, -settings.w_max_radps, settings.w_max_radps)
+        return np.where(active, v, 0.0), np.where(active, w, 0.0)
+
+    def _check(self, poses: FloatArray) -> None:
+        if poses.shape != (self.n, 3):
+            raise InputError(f"poses of shape {poses.shape} for {self.n} robots, not (n, 3)")

@@ -1,0 +1,188 @@
+# SPDX-License-Identifier: MIT
+"""`WorldBank`: a simulated world as the bank of robots that a host agent steers.
+
+One slice of `advance` is one control tick, so that the agent answers polls while a world computes.
+
+- lockstep: a slice computes a tick at once; the option is over after T of world time.
+- realtime: tick i of an option is computed when the clock has reached start + i * tick. A world
+  that is too slow computes every tick all the same, late; `achieved_factor` says how late.
+
+World time passes only while an option is under way.
+"""
+
+import logging
+from collections.abc import Sequence
+
+import numpy as np
+
+from kofn.controller.core.errors import InputError, RunError
+from kofn.controller.link.clock import Clock
+from kofn.controller.link.hostlog import Header, HostLog, Poses
+from kofn.controller.link.messages import Pace
+from kofn.hardware.driver import HOLD, Reading
+from kofn.sim.world import FloatArray, IntArray, World
+
+_log = logging.getLogger(__name__)
+
+POSE_ROW_TICKS = 2
+"""Control ticks between two rows of poses in the host log: 5 rows a second of world time."""
+SLOW_FACTOR = 0.95
+"""Achieved share of the demanded pace below which a world is reported as too slow."""
+
+
+class WorldBank:
+    """The robots of one world; implements `kofn.hardware.driver.Bank`.
+
+    Parameters
+    ----------
+    world
+        The world; the bank resets and closes it.
+    robots
+        Names, one per robot of the world, in its order.
+    seed
+        Seed of the world.
+    pace
+        "lockstep" or "realtime".
+    clock
+        Fleet time; read only in realtime.
+    log, host
+        Where to write the header and poses, and the host's name in that header.
+
+    Raises
+    ------
+    InputError
+        Not as many names as robots, a name twice, or an unknown pace.
+    """
+
+    def __init__(
+        self,
+        world: World,
+        robots: Sequence[str],
+        *,
+        seed: int,
+        pace: Pace,
+        clock: Clock,
+        log: HostLog | None = None,
+        host: str = "host",
+    ) -> None:
+        spec = world.spec
+        if len(robots) != spec.n:
+            raise InputError(f"{len(robots)} robot names for a world of {spec.n} robots")
+        if len(set(robots)) != len(robots):
+            raise InputError("a robot name occurs twice in one world")
+        if pace not in {"lockstep", "realtime"}:
+            raise InputError(f"pace {pace!r} is neither lockstep nor realtime")
+        self.robots = tuple(robots)
+        self.n_zones = spec.n_zones
+        self.n_actions = spec.n_actions
+        self.pace: Pace = pace
+        self.option_s = spec.period_s
+        self._world, self._seed, self._clock = world, seed, clock
+        self._host_log, self._host = log, host
+        self._open = False
+        self._option_ticks = round(spec.period_s / spec.tick_s)
+        self._ticks_left = 0
+        self._ticks_logged = 0
+        self._started_s = 0.0
+        self._simulated_s = 0.0
+        self._spent_s = 0.0
+        self._reported = False
+
+    def open(self) -> None:
+        """Build the world, place the robots, and write the head of the log."""
+        self._world.reset(self._seed)
+        self._open = True
+        spec = self._world.spec
+        if self._host_log is not None:
+            self._host_log.write(
+                Header(
+                    host=self._host,
+                    robots=list(self.robots),
+                    arena=spec.arena,
+                    option_s=spec.period_s,
+                    seed=self._seed,
+                    backend=spec.backend,
+                    versions=spec.versions,
+                )
+            )
+        self._write_poses()
+
+    def read(self) -> Reading:
+        """Return zones, availability and world time now."""
+        snapshot = self._world.observe()
+        return Reading(zones=snapshot.zones, up=snapshot.up, time_s=snapshot.time_s)
+
+    def apply(self, actions: IntArray) -> None:
+        """Start an option on every robot now; -1 stops it."""
+        if self._ticks_left > 0:
+            self._finish()
+        self._world.apply(actions)
+        self._ticks_left = self._option_ticks
+        self._started_s = self._clock.now()
+
+    def advance(self) -> bool:
+        """Compute one control tick if it is due; True while the option is under way."""
+        if self._ticks_left == 0:
+            return False
+        tick_s = self._world.spec.tick_s
+        done = self._option_ticks - self._ticks_left
+        if self.pace == "realtime" and self._clock.now() < self._started_s + done * tick_s:
+            return True
+        self._world.advance(tick_s)
+        self._ticks_left -= 1
+        self._ticks_logged += 1
+        if self._ticks_logged % POSE_ROW_TICKS == 0 or self._ticks_left == 0:
+            self._write_poses()
+        if self._ticks_left == 0:
+            self._finish()
+        return self._ticks_left > 0
+
+    def hold(self) -> None:
+        """Stop all robots now; idempotent, never raises."""
+        if self._ticks_left > 0:
+            self._finish()
+        self._ticks_left = 0
+        if self._open:
+            try:
+                self._world.apply(np.full(len(self.robots), HOLD, dtype=np.int64))
+            except (InputError, RunError):
+                _log.exception("hold=failed host=%s", self._host)
+
+    def close(self) -> None:
+        """Release the world; idempotent. The log is the caller's to close."""
+        self._open = False
+        self._ticks_left = 0
+        self._world.close()
+
+    @property
+    def achieved_factor(self) -> float:
+        """Simulated seconds per fleet second over all realtime options so far, at most 1."""
+        return self._simulated_s / self._spent_s if self._spent_s > 0 else 1.0
+
+    def _finish(self) -> None:
+        """Note what pace the option that ends now was computed at, if one is under way."""
+        if self._ticks_left == self._option_ticks or self.pace != "realtime":
+            return
+        simulated_s = (self._option_ticks - self._ticks_left) * self._world.spec.tick_s
+        spent_s = max(self._clock.now() - self._started_s, simulated_s)
+        self._simulated_s += simulated_s
+        self._spent_s += spent_s
+        if simulated_s < SLOW_FACTOR * spent_s and not self._reported:
+            self._reported = True
+            _log.warning(
+                "world=slow host=%s achieved=%.2f of the demanded pace; no physics is skipped",
+                self._host,
+                simulated_s / spent_s,
+            )
+
+    def _write_poses(self) -> None:
+        if self._host_log is None:
+            return
+        snapshot = self._world.observe()
+        if snapshot.poses is not None:
+            self._host_log.write(Poses(time_s=snapshot.time_s, p=_rows(snapshot.poses)))
+
+
+def _rows(poses: FloatArray) -> list[tuple[float, float, float]]:
+    """Poses (n, 3) as log rows, to the millimetre and milliradian."""
+    return [(x, y, yaw) for x, y, yaw in np.round(poses, 3).tolist()]
