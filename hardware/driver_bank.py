@@ -1,0 +1,238 @@
+# SPDX-License-Identifier: MIT
+"""`DriverBank`: a bank of one, made of an asynchronous driver in a ring arena.
+
+The driver lives in an event loop in a thread of its own (`robot_loop`), so that its control loop
+and its dead-man keep their beat whatever the agent waits for. The agent's thread only exchanges
+values with it: an order in, pose and health out. Each `advance` is a beat: an agent that stops
+calling it, crashed or stuck, stops its robot within `deadman_s`.
+"""
+
+import asyncio
+import contextlib
+import hashlib
+import logging
+import threading
+from importlib.metadata import version
+
+import numpy as np
+
+from kofn.controller.core.errors import RunError
+from kofn.controller.link.clock import Clock
+from kofn.controller.link.hostlog import Header, HostLog, Poses
+from kofn.controller.link.messages import Pace
+from kofn.hardware.driver import HOLD, Driver, DriverError, IntArray, Reading
+from kofn.hardware.option import OptionController, OptionSettings
+from kofn.hardware.ring import N_ACTIONS, RingLayout, sector_centres, zone_of
+from kofn.hardware.robot_loop import Pose, RobotLoop
+from kofn.hardware.safety import HasLimits, lower
+
+_log = logging.getLogger(__name__)
+
+OPEN_TIMEOUT_WALL_S = 10.0
+CLOSE_TIMEOUT_WALL_S = 5.0
+POSE_MAX_AGE_S = 1.0
+"""A robot whose pose is older than that is unavailable, fleet seconds."""
+POSE_LOG_S = 0.1
+"""Least time between two rows of poses in the log, fleet seconds."""
+
+
+def pose_in_zone(layout: RingLayout, zone: int) -> Pose:
+    """Pose in the middle of a zone, on the parking radius, heading counter-clockwise."""
+    angle = float(sector_centres(layout)[zone])
+    radius = layout.middle_m
+    return radius * float(np.cos(angle)), radius * float(np.sin(angle)), angle + float(np.pi) / 2
+
+
+class DriverBank:
+    """One robot with a driver, as a bank; paced in real time.
+
+    Parameters
+    ----------
+    driver
+        The robot; owned by this bank from `open` to `close`.
+    robot
+        Its name.
+    layout
+        The arena.
+    clock
+        Fleet time.
+    start
+        Pose at `open` (m, m, rad); None is the middle of zone 0.
+    option_s
+        Length of an option.
+    settings
+        Gains of the option controller.
+    limits
+        Lower limits than the driver's own, m/s and rad/s.
+    rate_hz, deadman_s
+        See `RobotLoop`.
+    seed
+        Seed of the speed factors of options.
+    log, host
+        Where to write poses, and the host's name in a header that is written at `open`; None
+        leaves the header to whoever made the log.
+    """
+
+    pace: Pace = "realtime"
+
+    def __init__(
+        self,
+        driver: Driver,
+        *,
+        robot: str,
+        layout: RingLayout,
+        clock: Clock,
+        start: Pose | None = None,
+        option_s: float = 6.0,
+        settings: OptionSettings | None = None,
+        limits: HasLimits | None = None,
+        rate_hz: float = 10.0,
+        deadman_s: float = 0.5,
+        seed: int = 0,
+        log: HostLog | None = None,
+        host: str | None = None,
+    ) -> None:
+        self.robots: tuple[str, ...] = (robot,)
+        self.n_zones = layout.zones
+        self.n_actions = N_ACTIONS
+        self.option_s = option_s
+        self._layout, self._clock = layout, clock
+        self._log, self._host, self._seed = log, host, seed
+        capabilities = driver.capabilities()
+        digest = hashlib.sha256(f"kofn1:option:{seed}:{robot}".encode()).digest()
+        generator = np.random.default_rng(int.from_bytes(digest[:16], "little"))
+        self._loop = RobotLoop(
+            driver,
+            OptionController(layout, 1, generator, settings),
+            start=start if start is not None else pose_in_zone(layout, 0),
+            clock=clock,
+            limits=lower(capabilities, limits if limits is not None else capabilities),
+            rate_hz=rate_hz,
+            deadman_s=deadman_s,
+        )
+        self._kind = capabilities.kind
+        self._thread: threading.Thread | None = None
+        self._ready = threading.Event()
+        self._failure: Exception | None = None
+        self._opened_s = self._logged_s = float("-inf")
+
+    def open(self) -> None:
+        """Start the loop, open the driver, write the head of the log; motors are stopped.
+
+        Raises
+        ------
+        RunError
+            The driver could not be opened: its cause and hint.
+        """
+        if self._thread is not None:
+            raise RunError(f"robot {self.robots[0]} was opened before; make a new bank")
+        self._opened_s = self._clock.now()
+        # No daemon: a thread that holds motors must end by its own stop.
+        self._thread = threading.Thread(target=self._serve, name=f"robot-{self.robots[0]}")
+        self._thread.start()
+        if not self._ready.wait(OPEN_TIMEOUT_WALL_S):
+            self.close()
+            raise RunError(
+                f"driver {self._kind} of robot {self.robots[0]} did not open within "
+                f"{OPEN_TIMEOUT_WALL_S:g} s"
+            )
+        if self._failure is not None:
+            failure = self._failure
+            self.close()
+            raise RunError(
+                f"driver {self._kind} of robot {self.robots[0]} did not open: {failure}"
+            ) from failure
+        if self._log is not None and self._host is not None:
+            self._log.write(
+                Header(
+                    host=self._host,
+                    robots=list(self.robots),
+                    arena=self._layout.as_arena(),
+                    option_s=self.option_s,
+                    seed=self._seed,
+                    backend=self._kind,
+                    versions={"kofn": version("kofn")},
+                )
+            )
+
+    def read(self) -> Reading:
+        """Return zone and availability by the newest pose."""
+        now_s = self._clock.now()
+        zones = zone_of(self._layout, np.array([self._loop.pose]))
+        fresh = now_s - self._loop.seen_s <= POSE_MAX_AGE_S
+        up = np.array([fresh and self._loop.well]) & (zones >= 0)
+        return Reading(zones=zones, up=up, time_s=now_s - self._opened_s)
+
+    def apply(self, actions: IntArray) -> None:
+        """Start an option of `option_s`; -1 (HOLD) stops. Returns at once."""
+        action = int(actions[0])
+        if not HOLD <= action < self.n_actions:
+            raise ValueError(f"local action {action} must be -1 (hold) to {self.n_actions - 1}")
+        self._loop.give(action, self._clock.now() + self.option_s)
+
+    def advance(self) -> bool:
+        """Beat, log the pose; True while the option is under way."""
+        self._loop.beat()
+        now_s = self._clock.now()
+        if self._log is not None and now_s - self._logged_s >= POSE_LOG_S:
+            self._logged_s = now_s
+            x, y, yaw = (round(value, 3) for value in self._loop.pose)
+            self._log.write(Poses(time_s=now_s - self._opened_s, p=[(x, y, yaw)]))
+        return self._loop.under_way
+
+    def hold(self) -> None:
+        """Stop now; idempotent, never raises."""
+        self._loop.hold()
+
+    def close(self) -> None:
+        """Stop, close the driver, end the thread; idempotent."""
+        self._loop.finish()
+        thread = self._thread
+        if thread is None or not thread.is_alive():
+            return
+        thread.join(CLOSE_TIMEOUT_WALL_S)
+        if thread.is_alive():
+            _log.error("robot=%s driver=%s does not let go", self.robots[0], self._kind)
+
+    @property
+    def pose(self) -> Pose:
+        """Newest pose by odometry: m, m, rad."""
+        return self._loop.pose
+
+    @property
+    def fault(self) -> str | None:
+        """Why the robot is out of order; None when it is not."""
+        return self._loop.fault
+
+    @property
+    def deadman_stops(self) -> int:
+        """How often the dead-man stopped the robot."""
+        return self._loop.deadman_stops
+
+    def _serve(self) -> None:
+        try:
+            asyncio.run(self._live())
+        except Exception as error:  # noqa: BLE001  a driver that fails while closing: report, end
+            causes = error.exceptions if isinstance(error, ExceptionGroup) else (error,)
+            _log.error("robot=%s closing: %s", self.robots[0], "; ".join(map(str, causes)))
+
+    async def _live(self) -> None:
+        try:
+            await self._open_driver()
+        except Exception as error:  # noqa: BLE001  handed to the thread that called `open`
+            self._failure = error
+            return
+        finally:
+            self._ready.set()
+        await self._loop.run()
+
+    async def _open_driver(self) -> None:
+        opening = asyncio.create_task(self._loop.open())
+        while not opening.done() and not self._loop.closing:
+            await asyncio.wait({opening}, timeout=0.1)
+        if not opening.done():
+            opening.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await opening
+            raise DriverError("opening was given up", "is the device attached and free?")
+        opening.result()
