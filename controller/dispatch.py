@@ -1,0 +1,91 @@
+# SPDX-License-Identifier: MIT
+"""From answers to the global action: belief, table cell, action, next target.
+
+    b <- P^pi[g(t-1)]^T b;  b <- b + c(t), capped;  u(t) = pi_g(g(t), cell(b));  g(t+1) ~ P_g
+
+| symbol | name | shape |
+|---|---|---|
+| b | `belief` pseudo-counts per zone | (S_l,) |
+| c | `counts` fresh answers per zone | (S_l,) |
+| g, u | target (global state), global action | - |
+
+The control run (`"random"`) draws u uniformly and has its robots act uniformly; its belief is kept
+all the same, for the record.
+"""
+
+import numpy as np
+import numpy.typing as npt
+
+from kofn.controller.config import ControllerConfig
+from kofn.controller.core.belief import Belief
+from kofn.controller.core.errors import InputError
+from kofn.controller.core.policy import Policy
+from kofn.controller.streams import Streams
+
+FIRST_ACTION = 0
+"""u(-1), carried by step 0, which no action led to; also kept while no answer has come yet."""
+
+
+class Dispatcher:
+    """Applies a policy step by step.
+
+    Parameters
+    ----------
+    config
+        Poll size, memory, and whether to follow the policy or chance.
+    policy
+        The learned pair and its game.
+    """
+
+    def __init__(self, config: ControllerConfig, policy: Policy) -> None:
+        game = policy.game
+        if game.local_sees == "next":
+            raise InputError(
+                f"game {game.name or 'unnamed'} moves robots with the next target, but a live "
+                "fleet acts on the current one: train a game with local_sees = 'current'"
+            )
+        self._policy = policy
+        self._game = game
+        self._random = config.dispatcher == "random"
+        self._streams = Streams(config.seed)
+        self._law_g, _ = game.initial.resolve(game.n_global, game.n_local)
+        self.pi_l: npt.NDArray[np.float64] = (
+            game.uniform_local_policy() if self._random else policy.pi_l
+        )
+        cap = policy.memory_cap(config.k, config.memory)
+        self._belief = Belief(game.marginals(self.pi_l)[0], cap)
+
+    @property
+    def belief(self) -> tuple[float, ...]:
+        """Pseudo-counts per zone now."""
+        return tuple(float(weight) for weight in self._belief.weights)
+
+    def first_target(self) -> int:
+        """Draw g(0) from the game's initial law."""
+        return self._draw(self._law_g, t=0)
+
+    def next_target(self, t: int, g: int, u: int) -> int:
+        """Draw g(t+1) ~ P_g(. | g(t), u(t))."""
+        return self._draw(self._game.P_g[g, u], t=t + 1)
+
+    def predict(self, g: int) -> None:
+        """Move the belief through one step of the fleet under target `g`."""
+        self._belief.predict(g)
+
+    def learn(self, counts: tuple[int, ...]) -> None:
+        """Add the fresh answers of a round to the belief."""
+        self._belief.update(counts)
+
+    def choose(self, t: int, g: int) -> int:
+        """Return u(t) for the belief as it is."""
+        if self._random:
+            rng = self._streams.at("dispatcher", t)
+            return int(rng.integers(self._game.n_global_actions))
+        if not self._belief.weights.any():
+            return FIRST_ACTION  # asked to decide on nothing (m_min = 0)
+        return self._policy.decide(g, self._belief.weights)
+
+    def _draw(self, law: npt.NDArray[np.float64], t: int) -> int:
+        """Invert the distribution function at the one uniform number of step t."""
+        point = self._streams.at("target", t).random() * law.sum()
+        return int(min(np.searchsorted(np.cumsum(law), point, side="right"), law.size - 1))

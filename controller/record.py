@@ -1,0 +1,304 @@
+# SPDX-License-Identifier: MIT
+"""The run folder: what a run leaves behind, readable at any moment and after any end.
+
+    runs/<UTC time>-<name>/
+        config.toml     effective settings, one table per part
+        policy.npz      the policy that was applied
+        run.mcap        every message sent and heard, and every decision (opens in Foxglove)
+        summary.json    figures; absent while the run is going on or when it was killed
+        hosts/*.jsonl   what hosts logged for themselves;  logs/*.log  stderr of processes
+
+`run.mcap` has one channel per kind of message (`/step`, `/reply`, ..) with a JSON schema; records
+are not chunked and are flushed once a step, so the file of a killed controller is whole up to its
+last step but for one torn record, which the reader ignores.
+"""
+
+import json
+import struct
+import time
+import tomllib
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, NamedTuple, Self
+
+import msgspec
+import tomli_w
+from mcap.exceptions import McapError
+from mcap.records import Channel, Message
+from mcap.stream_reader import StreamReader
+from mcap.writer import IndexType, Writer
+
+from kofn.controller.core.errors import InputError, RunError
+from kofn.controller.core.policy import Policy
+from kofn.controller.epoch import write_atomically
+from kofn.controller.link import messages
+from kofn.controller.results import Decision, Summary
+
+KINDS: dict[str, type[messages.Message] | type[Decision]] = {
+    "ctl": messages.Ctl,
+    "step": messages.Step,
+    "poll": messages.Poll,
+    "reply": messages.Reply,
+    "done": messages.Done,
+    "conn": messages.Conn,
+    "roster": messages.Roster,
+    "cmd": messages.Cmd,
+    "event": messages.Event,
+    "halt": messages.Halt,
+    "decision": Decision,
+}
+"""Channel (without its slash) -> type of its records."""
+
+_MAGIC = b"\x89MCAP0\r\n"
+
+
+class Entry(NamedTuple):
+    """One record of `run.mcap`: `host` is the host that a message came from or went to, or ""."""
+
+    kind: str
+    host: str
+    message: messages.Message | Decision
+    time_ns: int
+
+
+class _Addressed(msgspec.Struct, frozen=True):
+    """The part of a record that is not in the message itself."""
+
+    host: str
+
+
+class Recorder:
+    """Writes `run.mcap`.
+
+    Parameters
+    ----------
+    path
+        A file that does not exist yet.
+    wall_ns
+        Wall clock in nanoseconds, a stamp only.
+    """
+
+    def __init__(self, path: Path, wall_ns: Callable[[], int] = time.time_ns) -> None:
+        try:
+            self._file = path.open("xb")
+        except FileExistsError:
+            raise InputError(f"{path.parent} already holds a run") from None
+        except OSError as error:
+            raise RunError(f"cannot write {path}: {error.strerror}") from error
+        self._path = path
+        self._wall_ns = wall_ns
+        self._encoder = msgspec.json.Encoder()
+        self._writer = Writer(self._file, use_chunking=False, index_types=IndexType.NONE)
+        self._writer.start(profile="", library="kofn")
+        self._channels: dict[str, int] = {}
+        for kind, record in KINDS.items():
+            schema = json.dumps(_schema(record)).encode()
+            schema_id = self._writer.register_schema(f"kofn.{kind}", "jsonschema", schema)
+            self._channels[kind] = self._writer.register_channel(f"/{kind}", "json", schema_id)
+
+    def write(self, kind: str, message: messages.Message | Decision, host: str = "") -> None:
+        """Append one record; it is safe from a killed process after the next `flush`."""
+        body = self._encoder.encode(message)
+        now_ns = self._wall_ns()
+        data = b'{"host":' + self._encoder.encode(host) + b"," + body[1:]
+        try:
+            self._writer.add_message(self._channels[kind], now_ns, data, now_ns)
+        except OSError as error:
+            raise RunError(f"cannot write {self._path}: {error.strerror}") from error
+
+    def flush(self) -> None:
+        """Hand everything written so far to the operating system."""
+        try:
+            self._file.flush()
+        except OSError as error:
+            raise RunError(f"cannot write {self._path}: {error.strerror}") from error
+
+    def close(self) -> None:
+        """Write the end of the file; idempotent."""
+        if self._file.closed:
+            return
+        try:
+            self._writer.finish()  # type: ignore[no-untyped-call]
+            self._file.close()
+        except OSError as error:
+            with suppress(OSError):
+                self._file.close()  # what could not be written stays unwritten
+            raise RunError(f"cannot write {self._path}: {error.strerror}") from error
+
+
+class RunFolder:
+    """The folder of one run.
+
+    Parameters
+    ----------
+    path
+        An existing folder; `RunFolder.create` makes a new one.
+    """
+
+    def __init__(self, path: Path) -> None:
+        if not path.is_dir():
+            raise InputError(f"run folder {path} does not exist")
+        self.path = path
+
+    @classmethod
+    def create(cls, root: Path, name: str, *, now: datetime | None = None) -> Self:
+        """Make `<root>/<UTC time>-<name>/`, with a number appended where that exists already."""
+        stamp = (now or datetime.now(UTC)).strftime("%Y%m%dT%H%M%SZ")
+        for attempt in range(1000):
+            path = root / (f"{stamp}-{name}" + (f"-{attempt + 1}" if attempt else ""))
+            try:
+                path.mkdir(parents=True)
+            except FileExistsError:
+                continue
+            except OSError as error:
+                raise InputError(f"cannot make run folder {path}: {error.strerror}") from error
+            return cls(path)
+        raise RunError(f"cannot find a free name for run {name} in {root}")
+
+    @property
+    def record(self) -> Path:
+        """Path of `run.mcap`."""
+        return self.path / "run.mcap"
+
+    @property
+    def policy(self) -> Path:
+        """Path of `policy.npz`."""
+        return self.path / "policy.npz"
+
+    @property
+    def hosts(self) -> Path:
+        """Folder of the hosts' own logs."""
+        return self.path / "hosts"
+
+    @property
+    def logs(self) -> Path:
+        """Folder of the processes' stderr."""
+        return self.path / "logs"
+
+    def read_config(self) -> dict[str, Any]:
+        """Return the tables of `config.toml`; empty when there is none."""
+        path = self.path / "config.toml"
+        try:
+            return tomllib.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+            raise InputError(f"{path} is not a configuration: {error}") from error
+
+    def write_config(self, **tables: Mapping[str, object]) -> None:
+        """Set tables of `config.toml` and keep the others; settings that are None are left out."""
+        merged = self.read_config() | {name: _without_none(t) for name, t in tables.items()}
+        self._write("config.toml", tomli_w.dumps(merged))
+
+    def write_policy(self, policy: Policy) -> None:
+        """Leave a copy of the policy."""
+        policy.save(self.policy)
+
+    def recorder(self) -> Recorder:
+        """Open the record of a new run."""
+        return Recorder(self.record)
+
+    def write_summary(self, summary: Summary, **more: object) -> None:
+        """Write `summary.json` atomically, with further keys at the end."""
+        figures = msgspec.to_builtins(summary) | more
+        self._write("summary.json", json.dumps(figures, indent=2) + "\n")
+
+    def read_summary(self) -> dict[str, Any] | None:
+        """Return the keys of `summary.json`, or None when the run has not ended by itself."""
+        path = self.path / "summary.json"
+        if not path.exists():
+            return None
+        try:
+            figures = json.loads(path.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise InputError(f"{path} is not a summary: {error}") from error
+        if not isinstance(figures, dict):
+            raise InputError(f"{path} is not a summary: it holds no keys")
+        return figures
+
+    def update_summary(self, **figures: object) -> None:
+        """Add or replace keys of `summary.json`."""
+        merged = (self.read_summary() or {}) | figures
+        self._write("summary.json", json.dumps(merged, indent=2) + "\n")
+
+    def _write(self, name: str, text: str) -> None:
+        try:
+            write_atomically(self.path / name, text.encode())
+        except OSError as error:
+            raise RunError(f"cannot write {self.path / name}: {error.strerror}") from error
+
+
+def read_run(folder: Path) -> Iterator[Entry]:
+    """Yield the records of a run, in the order in which they were written.
+
+    The file may be torn anywhere: of a killed controller, or of one that is still running.
+
+    Raises
+    ------
+    InputError
+        `folder` is not a run folder, or its record holds something else than our records.
+    """
+    path = folder / "run.mcap"
+    if not path.is_file():
+        raise InputError(f"{folder} is not a run folder: it has no run.mcap")
+    decoders = {kind: msgspec.json.Decoder(record) for kind, record in KINDS.items()}
+    address = msgspec.json.Decoder(_Addressed)
+    channels: dict[int, str] = {}
+    with path.open("rb") as file:
+        magic = file.read(len(_MAGIC))
+        if magic != _MAGIC[: len(magic)]:
+            raise InputError(f"{path} is not an MCAP file")
+        file.seek(0)
+        for record in _whole_records(StreamReader(file).records):
+            if isinstance(record, Channel):
+                channels[record.id] = record.topic.removeprefix("/")
+            elif isinstance(record, Message):
+                kind = channels.get(record.channel_id, "")
+                if kind not in decoders:
+                    continue  # a later version may record more
+                try:
+                    host = address.decode(record.data).host
+                    message = decoders[kind].decode(record.data)
+                except msgspec.MsgspecError as error:
+                    raise InputError(f"{path} has a damaged /{kind} record: {error}") from error
+                yield Entry(kind, host, message, record.log_time)
+
+
+def read_decisions(folder: Path) -> list[Decision]:
+    """Return the decisions of a run, in order."""
+    entries = read_run(folder)
+    return [entry.message for entry in entries if isinstance(entry.message, Decision)]
+
+
+def _whole_records(records: Iterator[Any]) -> Iterator[Any]:
+    """Yield records up to the end, or up to the torn one."""
+    try:
+        yield from records
+    except (McapError, struct.error, EOFError):
+        return
+
+
+def _without_none(table: Mapping[str, object]) -> dict[str, object]:
+    """Drop settings that are None: TOML has no word for them."""
+    return {name: value for name, value in table.items() if value is not None}
+
+
+def _schema(record: type) -> dict[str, Any]:
+    """JSON schema of a record with `host` added and references resolved in place.
+
+    Viewers want a plain object at the top and follow no references.
+    """
+    (schema,), definitions = msgspec.json.schema_components([record])
+
+    def resolve(node: Any) -> Any:
+        if isinstance(node, list):
+            return [resolve(item) for item in node]
+        if not isinstance(node, dict):
+            return node
+        if "$ref" in node:
+            return resolve(definitions[node["$ref"].rsplit("/", 1)[-1]])
+        return {key: resolve(value) for key, value in node.items()}
+
+    plain: dict[str, Any] = resolve(schema)
+    plain["properties"] = {"host": {"type": "string"}} | plain["properties"]
+    return plain

@@ -1,0 +1,230 @@
+# SPDX-License-Identifier: MIT
+"""The roster: who is there, and which robots may be polled now (the frame).
+
+Pure: it is fed the `conn/<host>` and `roster/<host>` messages, retained or not, in any order, and
+answers with a `Frame`. A host's robots are in the frame when
+
+1. its last presence is ONLINE. OFFLINE and CONNECTION_BROKEN count only when their (boot,
+   connection) equals that of the last ONLINE, because a will may overtake the next birth;
+2. its roster is of the same boot, speaks a common protocol version and has our spaces (S, G, A);
+3. no robot of it belongs to a host that announced the same id before;
+4. it holds the current policy;
+5. it has not been dropped for silence.
+
+Whoever fails 2 or 3 is refused, once per boot and reason.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from kofn.controller.link.messages import Conn, Pace, Roster, robot_ids
+from kofn.controller.link.policies import Spaces
+
+PROTOCOLS = frozenset({1})
+
+
+class Refusal(NamedTuple):
+    """A host that may not take part, and why (one sentence)."""
+
+    host: str
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class Frame:
+    """Robots that may be polled now.
+
+    Attributes
+    ----------
+    ids
+        Names of the robots, sorted, so that the frame does not depend on the order of arrival.
+    host_of
+        Robot -> the host that speaks for it.
+    paces
+        Host -> its pace, for the hosts that have a robot in the frame.
+    """
+
+    ids: tuple[str, ...] = ()
+    host_of: Mapping[str, str] = field(default_factory=dict)
+    paces: Mapping[str, Pace] = field(default_factory=dict)
+
+    @property
+    def pace(self) -> Pace:
+        """One realtime host makes the whole run realtime."""
+        return "realtime" if "realtime" in self.paces.values() else "lockstep"
+
+    @property
+    def lockstep_hosts(self) -> frozenset[str]:
+        """Hosts that announce `done` for each step."""
+        return frozenset(host for host, pace in self.paces.items() if pace == "lockstep")
+
+
+@dataclass(slots=True)
+class _Host:
+    """What is known of one host."""
+
+    order: int
+    boot: str = ""
+    connection: int = 0
+    online: bool = False
+    dropped: bool = False
+    roster: Roster | None = None
+    robots: tuple[str, ...] = ()
+
+    @property
+    def announced(self) -> Roster | None:
+        """The roster of the present boot of an online host."""
+        if self.online and self.roster is not None and self.roster.b == self.boot:
+            return self.roster
+        return None
+
+
+class RosterBook:
+    """All hosts heard of, and the frame that follows from them.
+
+    Parameters
+    ----------
+    spaces
+        Hashes of the spaces that the policy is made for.
+    policy
+        Hex SHA-256 of the local policy that robots must hold.
+    """
+
+    def __init__(self, spaces: Spaces, policy: str) -> None:
+        self._spaces = spaces
+        self._policy = policy
+        self._hosts: dict[str, _Host] = {}
+        self._refused: set[tuple[str, str, str]] = set()
+        self._new_refusals: list[Refusal] = []
+        self._frame: Frame | None = None  # computed when asked for: messages come in bursts
+        self._claims = 0
+
+    def on_conn(self, host: str, conn: Conn) -> None:
+        """Take a presence message."""
+        entry = self._entry(host)
+        if conn.st == "ONLINE":
+            if entry.boot == conn.b and conn.c < entry.connection:
+                return  # an older connection of this boot, overtaken
+            if (entry.boot, entry.connection) != (conn.b, conn.c):
+                entry.dropped = False
+            entry.boot, entry.connection, entry.online = conn.b, conn.c, True
+        elif (conn.b, conn.c) == (entry.boot, entry.connection):
+            entry.online = False
+        self._frame = None
+
+    def on_roster(self, host: str, roster: Roster) -> None:
+        """Take what a host offers."""
+        entry = self._entry(host)
+        robots = tuple(robot_ids(roster.robots))
+        if robots != entry.robots:
+            self._claims += 1
+            entry.order = self._claims  # new robots are claimed now, not when the host was first
+        entry.roster, entry.robots = roster, robots
+        self._frame = None
+
+    def drop(self, host: str) -> None:
+        """Take a silent host out of the frame until it is heard of again."""
+        self._entry(host).dropped = True
+        self._frame = None
+
+    def heard(self, host: str) -> bool:
+        """Note a sign of life; True when it brings a dropped host back."""
+        entry = self._hosts.get(host)
+        if entry is None or not entry.dropped:
+            return False
+        entry.dropped = False
+        self._frame = None
+        return True
+
+    @property
+    def frame(self) -> Frame:
+        """Robots that may be polled now."""
+        if self._frame is None:
+            self._frame = self._compute()
+        return self._frame
+
+    def take_refusals(self) -> list[Refusal]:
+        """Return the refusals that are new since the last call, once per boot and reason."""
+        if self._frame is None:
+            self._frame = self._compute()
+        refusals, self._new_refusals = self._new_refusals, []
+        return refusals
+
+    def describe(self) -> str:
+        """One phrase per host: how many robots it has in the frame, or why it has none."""
+        owners = self._owners()
+        parts = []
+        for name, entry in sorted(self._hosts.items()):
+            reason = self._obstacle(name, entry, owners)
+            parts.append(f"{name}: {reason or f'{len(entry.robots)} ready'}")
+        return "; ".join(parts) or "no host was heard"
+
+    def _entry(self, host: str) -> _Host:
+        return self._hosts.setdefault(host, _Host(order=0))
+
+    def _owners(self) -> dict[str, str]:
+        """Robot -> the first online host that announced it and fits this fleet."""
+        owners: dict[str, str] = {}
+        for name, entry in sorted(self._hosts.items(), key=lambda item: item[1].order):
+            if entry.announced is not None and not self._mismatch(entry, entry.announced):
+                for robot in entry.robots:
+                    owners.setdefault(robot, name)
+        return owners
+
+    def _mismatch(self, entry: _Host, roster: Roster) -> str:
+        """Why a roster does not fit this fleet, whoever else is there; empty when it does."""
+        if not PROTOCOLS.intersection(roster.proto):
+            return f"protocol versions {roster.proto}, this controller speaks {sorted(PROTOCOLS)}"
+        for kind, theirs, ours in zip(
+            ("zone", "target", "action"), (roster.S, roster.G, roster.A), self._spaces, strict=True
+        ):
+            if theirs != ours:
+                return f"{kind} space {theirs} is not that of the policy, {ours}"
+        if len(set(entry.robots)) < len(entry.robots):
+            return "its roster names a robot twice"
+        return ""
+
+    def _refusal(self, name: str, entry: _Host, owners: Mapping[str, str]) -> str:
+        """Why the roster of a host cannot be accepted; empty when it can."""
+        if entry.announced is None:
+            return ""
+        mismatch = self._mismatch(entry, entry.announced)
+        if mismatch:
+            return mismatch
+        for robot in entry.robots:
+            if owners.get(robot, name) != name:
+                return f"robot {robot} already belongs to host {owners[robot]}"
+        return ""
+
+    def _obstacle(self, name: str, entry: _Host, owners: Mapping[str, str]) -> str:
+        """Why a host has no robots in the frame; empty when it has."""
+        if not entry.online:
+            return "offline"
+        roster = entry.announced
+        if roster is None:
+            return "no roster"
+        refusal = self._refusal(name, entry, owners)
+        if refusal:
+            return f"refused, {refusal}"
+        if self._policy not in {held.removeprefix("sha256:") for held in roster.have}:
+            return "policy not held yet"
+        return "silent" if entry.dropped else ""
+
+    def _compute(self) -> Frame:
+        """Compute the frame; note refusals not reported before."""
+        owners = self._owners()
+        host_of: dict[str, str] = {}
+        paces: dict[str, Pace] = {}
+        for name, entry in sorted(self._hosts.items()):
+            roster = entry.announced
+            if roster is None:
+                continue
+            why = self._refusal(name, entry, owners)
+            if why and (name, entry.boot, why) not in self._refused:
+                self._refused.add((name, entry.boot, why))
+                self._new_refusals.append(Refusal(name, why))
+            if not self._obstacle(name, entry, owners) and entry.robots:
+                host_of.update(dict.fromkeys(entry.robots, name))
+                paces[name] = roster.pace
+        return Frame(tuple(sorted(host_of)), host_of, paces)
