@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: MIT
+"""The wire: messages, topics, transports, brokers."""

@@ -1,0 +1,117 @@
+# SPDX-License-Identifier: MIT
+"""Who may log in to a broker, and what each role may write and read.
+
+One table of rights serves every broker: mosquitto gets it as an ACL file, the embedded broker as a
+list per user. Passwords are stored hashed: `$7$<iterations>$<salt>$<hash>` with base64 and
+PBKDF2-HMAC-SHA512, the format of mosquitto 2.
+
+| role | writes | reads |
+|---|---|---|
+| controller | ctl step halt poll/+ cmd/+ pol/+ | rep/+ done/+ conn/+ roster/+ ack/+ evt/+ halt |
+| host h | rep/h done/h conn/h roster/h ack/h evt/h | step ctl halt pol/+ poll/h cmd/h pose/h |
+| operator | halt | ctl conn/+ halt |
+| observer | - | ctl step halt conn/+ roster/+ evt/+ |
+| auditor | - | everything below the fleet's root |
+| probe | - | - (logs in to find out whether a broker is up) |
+"""
+
+import base64
+import hashlib
+import hmac
+import secrets
+from collections.abc import Sequence
+from typing import Literal, NamedTuple
+
+from kofn.controller.core.errors import InputError
+from kofn.controller.link.topics import Topics, check_host, check_name
+
+Role = Literal["controller", "host", "operator", "observer", "auditor", "probe"]
+
+_ITERATIONS = 101  # mosquitto's own figure; our passwords are random, not guessable
+
+_WRITES: dict[Role, str] = {
+    "controller": "ctl step halt poll/+ cmd/+ pol/+",
+    "host": "rep/{host} done/{host} conn/{host} roster/{host} ack/{host} evt/{host}",
+    "operator": "halt",
+    "observer": "",
+    "auditor": "",
+    "probe": "",
+}
+_READS: dict[Role, str] = {
+    "controller": "rep/+ done/+ conn/+ roster/+ ack/+ evt/+ halt",
+    "host": "step ctl halt pol/+ poll/{host} cmd/{host} pose/{host}",
+    "operator": "ctl conn/+ halt",
+    "observer": "ctl step halt conn/+ roster/+ evt/+",
+    "auditor": "#",
+    "probe": "",
+}
+
+
+class BrokerUser(NamedTuple):
+    """A login. The name of a host is its identity on the wire."""
+
+    name: str
+    password: str
+    role: Role
+
+
+class Rights(NamedTuple):
+    """Topic filters that a user may publish to and receive from."""
+
+    writes: list[str]
+    reads: list[str]
+
+
+def make_password() -> str:
+    """Return a new random password (128 bits)."""
+    return secrets.token_urlsafe(16)
+
+
+def check_users(users: Sequence[BrokerUser]) -> None:
+    """Raise `InputError` for a name that cannot be used, twice the same name, or no user at all."""
+    if not users:
+        raise InputError("a broker needs at least one user")
+    seen: set[str] = set()
+    for user in users:
+        if user.role == "host":
+            check_host(user.name)
+        else:
+            check_name("user", user.name)
+        if user.role not in _READS:
+            raise InputError(f"role {user.role!r} of {user.name!r} is none of {', '.join(_READS)}")
+        if user.name in seen:
+            raise InputError(f"user {user.name!r} is listed twice")
+        if not user.password:
+            raise InputError(f"user {user.name!r} has an empty password")
+        seen.add(user.name)
+
+
+def rights_of(role: Role, fleet: str, host: str) -> Rights:
+    """Rights of a role on a fleet; `host` is the name that the rights of a host are about."""
+    root = Topics(fleet).root
+
+    def filters(table: dict[Role, str]) -> list[str]:
+        return [root + level.format(host=host) for level in table[role].split()]
+
+    return Rights(filters(_WRITES), filters(_READS))
+
+
+def hash_password(password: str) -> str:
+    """Return `$7$..`, the stored form of a password."""
+    salt = secrets.token_bytes(12)
+    digest = hashlib.pbkdf2_hmac("sha512", password.encode(), salt, _ITERATIONS)
+    return f"$7${_ITERATIONS}${_base64(salt)}${_base64(digest)}"
+
+
+def verify_password(password: str, stored: str) -> bool:
+    """Whether a password belongs to a stored form made by `hash_password`."""
+    _, _, iterations, salt, digest = stored.split("$")
+    wanted = base64.b64decode(digest)
+    got = hashlib.pbkdf2_hmac(
+        "sha512", password.encode(), base64.b64decode(salt), int(iterations), len(wanted)
+    )
+    return hmac.compare_digest(got, wanted)
+
+
+def _base64(data: bytes) -> str:
+    return base64.b64encode(data).decode()

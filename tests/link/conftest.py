@@ -1,0 +1,53 @@
+# SPDX-License-Identifier: MIT
+"""Fixtures: brokers, and wires over the memory bus and over the brokers."""
+
+from collections.abc import Iterator
+from contextlib import ExitStack
+
+import pytest
+from wires import BROKER_KINDS, MqttWire, Wire, launch
+
+from kofn.controller.link.broker import Broker
+
+
+class Brokers:
+    """Brokers started on first use and shared by all tests of a module."""
+
+    def __init__(self, factory: pytest.TempPathFactory, stack: ExitStack) -> None:
+        self._factory, self._stack = factory, stack
+        self._started: dict[str, Broker] = {}
+
+    def get(self, kind: str) -> Broker:
+        if kind not in self._started:
+            broker = launch(kind, self._factory.mktemp(kind))
+            self._started[kind] = self._stack.enter_context(broker)
+        return self._started[kind]
+
+
+@pytest.fixture(scope="module")
+def brokers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Brokers]:
+    """Retained messages stay on a broker from test to test."""
+    with ExitStack() as stack:
+        yield Brokers(tmp_path_factory, stack)
+
+
+@pytest.fixture(params=BROKER_KINDS)
+def kind(request: pytest.FixtureRequest) -> str:
+    """Name of a kind of broker that the test starts itself."""
+    return str(request.param)
+
+
+@pytest.fixture
+def mqtt_wire(kind: str, brokers: Brokers) -> Iterator[MqttWire]:
+    """A wire over each kind of broker."""
+    wire = MqttWire(brokers.get(kind))
+    yield wire
+    wire.close()
+
+
+@pytest.fixture(params=["memory", *BROKER_KINDS])
+def wire(request: pytest.FixtureRequest, brokers: Brokers) -> Iterator[Wire]:
+    """A wire of each kind, memory included."""
+    made = Wire() if request.param == "memory" else MqttWire(brokers.get(request.param))
+    yield made
+    made.close()
