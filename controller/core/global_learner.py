@@ -1,0 +1,359 @@
+# SPDX-License-Identifier: MIT
+r"""G-LEARN: the best response of the global agent to a fixed local policy.
+
+On the closed system of k agents, x = (s_g, c):
+
+.. math:: Q(s_g,c,a) = r_g(s_g,a) + \frac1k \sum_j c_j r^\pi(s_g,j)
+   + \gamma \sum_{s'} P_g(s'|s_g,a)\, (W_{s_g} V(s',\cdot))(c), \qquad V = \max_a Q.
+
+With `local_sees="next"` the operator is W_{s'}. W does not depend on a, so each sweep applies it
+once to all V(s', .).
+
+Value iteration with the bounds of MacQueen (1966): if V' - V lies in [lo, hi] after a sweep, the
+fixed point lies in V' + gamma/(1-gamma) [lo, hi]. The middle is returned, with half the width as
+error bound; these bounds close as fast as the fleet mixes, not as gamma^sweeps. Each grid is
+started from the solution on a grid of half the size.
+
+Backends: *exact* (`symmetric_power`), *sampled* and *rounded* (`successors`).
+
+======  ==================  ============  ================================
+symbol  name                shape         meaning
+======  ==================  ============  ================================
+V       value               (S_g, M)      optimal value of each cell
+pi_g    action              (S_g, M)      greedy action, ties to the lowest
+W       operator            M -> M        one step of k agents
+======  ==================  ============  ================================
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal, Protocol, get_args
+
+import numpy as np
+import numpy.typing as npt
+
+from kofn.controller.core import _power_kernels as kernels
+from kofn.controller.core._jit import parallel_map, thread_count
+from kofn.controller.core.errors import InputError, RunError
+from kofn.controller.core.grid import all_counts, check_grid, grid_points, project, rank
+from kofn.controller.core.successors import rounded_successors, sample_successors
+from kofn.controller.core.symmetric_power import Method, SymmetricPower
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from kofn.controller.core.game import FloatArray, Game
+
+Backend = Literal["exact", "sampled", "rounded"]
+
+#: Successors per cell of the sampled backend unless given.
+DEFAULT_SAMPLES = 10
+
+#: A grid with more points than this is first solved at half its size.
+_COARSE_POINTS = 300
+
+_MAX_SWEEPS = 100_000
+
+#: Actions whose values differ by less than this, relative to the largest value, are ties.
+_TIE = 1e-11
+
+
+class Operator(Protocol):
+    """One step of k independent agents, acting on functions of histograms."""
+
+    def apply_in_place(self, values: FloatArray) -> None:
+        """Replace functions, shape (M, B), by their images."""
+
+
+class Successors:
+    """An operator that averages over listed successors, shape (M, m)."""
+
+    def __init__(self, successors: npt.NDArray[np.int32]) -> None:
+        self.successors = successors
+
+    def apply_in_place(self, values: FloatArray) -> None:
+        """Replace functions, shape (M, B), by their means over the successors."""
+        kernels.average_successors(values.copy(), self.successors, values)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class GlobalSolution:
+    """The result of `g_learn`.
+
+    Attributes
+    ----------
+    value : array, shape (S_g, M)
+        Optimal value; the optimum of the backend's own model for sampled and rounded.
+    action : array of int, shape (S_g, M)
+        Greedy action of each cell.
+    sweeps : int
+        Applications of the Bellman operator on the final grid.
+    error_bound : float
+        Largest distance of `value` from the fixed point.
+    samples : int
+        Draws of a next histogram; 0 unless the operator was sampled.
+    k : int
+        Size of the grid.
+    backend : str
+        The backend asked for.
+    methods : tuple of str
+        How each operator was applied: "factored", or a fallback of the exact backend.
+    """
+
+    value: FloatArray
+    action: npt.NDArray[np.int32]
+    sweeps: int
+    error_bound: float
+    samples: int
+    k: int
+    backend: Backend
+    methods: tuple[Method | Backend, ...]
+
+
+class Surrogate:
+    """The closed system of k agents under a fixed local policy.
+
+    Holds the operators and applies the Bellman operator. Values are kept as (M, S_g), the global
+    states side by side, as the operators want them.
+    """
+
+    def __init__(
+        self,
+        game: Game,
+        pi_l: npt.ArrayLike,
+        k: int,
+        backend: Backend = "exact",
+        samples: int | None = None,
+        seed: int = 0,
+    ) -> None:
+        self.game, self.k, self.backend = game, int(k), backend
+        self.n_points = check_grid(k, game.n_local, game.n_global)
+        self.P_pi, self.r_pi = game.marginals(pi_l)
+        self.counts = all_counts(self.k, game.n_local)
+        self.samples = 0
+        methods: list[Method | Backend] = []
+        seeds = np.random.SeedSequence(seed).generate_state(game.n_global)
+
+        def build(s: int) -> Operator:
+            if backend == "sampled":
+                draws = samples or DEFAULT_SAMPLES
+                return Successors(sample_successors(self.P_pi[s], self.k, draws, int(seeds[s])))
+            if backend == "rounded":
+                return Successors(rounded_successors(self.P_pi[s], self.k))
+            return SymmetricPower(self.P_pi[s], self.k, seed=int(seeds[s]))
+
+        self.operators: list[Operator] = [build(s) for s in range(game.n_global)]
+        for operator in self.operators:
+            if isinstance(operator, Successors):
+                methods.append(backend)
+                drawn = operator.successors.size if backend == "sampled" else 0
+            else:
+                assert isinstance(operator, SymmetricPower)  # noqa: S101 - the only other one
+                methods.append(operator.method)
+                drawn = operator.n_samples
+            self.samples += drawn
+        self.methods = tuple(methods)
+        # r_local[c, s_g] = (1/k) sum_j c_j r^pi(s_g, j)
+        self.r_local: FloatArray = np.ascontiguousarray(self.counts @ self.r_pi.T / self.k)
+        # Writable copies: numba compiles a second version for read-only arrays.
+        self._P_g, self._r_g = np.array(game.P_g), np.array(game.r_g)
+
+    def expect(self, values: FloatArray, s: int) -> FloatArray:
+        """Return E[c, s'] of the value after the locals have moved from s_g = s, (M, S_g)."""
+        expected = values.copy()
+        self.operators[s].apply_in_place(expected)
+        return expected
+
+    def sweep(
+        self, values: FloatArray, action: npt.NDArray[np.int32] | None = None
+    ) -> tuple[FloatArray, npt.NDArray[np.int32]]:
+        """Apply the Bellman operator once: the optimal one, or that of a fixed action table.
+
+        Parameters
+        ----------
+        values : array, shape (M, S_g)
+        action : array of int, shape (S_g, M), optional
+
+        Returns
+        -------
+        new values, shape (M, S_g), and greedy actions, shape (S_g, M)
+        """
+        game = self.game
+        out = np.empty_like(values)
+        fixed = action is not None
+        chosen = np.empty((game.n_global, self.n_points), np.int32) if action is None else action
+        shared = self._expect_next(values) if game.local_sees == "next" else None
+        # Rounding must not decide between equal actions.
+        slack = _TIE * max(1.0, float(np.abs(values).max()))
+
+        def one(s: int) -> None:
+            kernels.backup(
+                self.expect(values, s) if shared is None else shared,
+                self._P_g[s],
+                self._r_g[s],
+                self.r_local,
+                game.gamma,
+                slack,
+                fixed,
+                chosen[s],
+                out,
+                s,
+            )
+
+        run(one, range(game.n_global), self.n_points)
+        return out, chosen
+
+    def _expect_next(self, values: FloatArray) -> FloatArray:
+        expected = np.empty_like(values)
+
+        def lane(s_next: int) -> None:
+            column = np.ascontiguousarray(values[:, s_next : s_next + 1])
+            self.operators[s_next].apply_in_place(column)
+            expected[:, s_next] = column[:, 0]
+
+        run(lane, range(self.game.n_global), self.n_points)
+        return expected
+
+    def solve(
+        self,
+        values: FloatArray,
+        tol: float,
+        action: npt.NDArray[np.int32] | None = None,
+    ) -> tuple[FloatArray, npt.NDArray[np.int32], int, float]:
+        """Iterate `sweep` from `values` until the error bound is at most `tol`.
+
+        Returns
+        -------
+        values (M, S_g), actions (S_g, M), sweeps, error bound
+        """
+        gamma = self.game.gamma
+        ahead = gamma / (1 - gamma)
+        best = math.inf
+        stalled = sweeps = 0
+        while sweeps < _MAX_SWEEPS:
+            sweeps += 1
+            new, greedy = self.sweep(values, action)
+            low, high = float((new - values).min()), float((new - values).max())
+            bound = ahead * (high - low) / 2
+            # Rounding of values this large limits what can be reached.
+            stalled = stalled + 1 if bound >= 0.999 * best else 0
+            best = min(best, bound)
+            values = new
+            floor = ahead * 8 * np.finfo(np.float64).eps * float(np.abs(new).max())
+            if bound <= tol or bound <= floor or (stalled >= 50 and bound <= 100 * floor):
+                return new + ahead * (high + low) / 2, greedy, sweeps, bound
+        raise RunError(f"value iteration did not reach tolerance {tol} in {_MAX_SWEEPS} sweeps")
+
+
+def run(function: Callable[[int], None], states: range, n_points: int) -> None:
+    """Apply a function to each global state, on threads where the grid is worth it."""
+    if n_points < 2000 or thread_count() == 1:
+        for s in states:
+            function(s)
+    else:
+        parallel_map(function, states)
+
+
+def prolong(values: FloatArray, coarse: int, fine: int, n_local: int) -> FloatArray:
+    """Carry functions from one grid to another by projection, (M, B) to (M', B)."""
+    nearest = rank(project(all_counts(fine, n_local), coarse))
+    result: FloatArray = np.ascontiguousarray(values[nearest])
+    return result
+
+
+def grid_size_of(n_points: int, n_local: int) -> int | None:
+    """Return the k whose grid has this many points, if there is one."""
+    k = 1
+    while grid_points(k, n_local) < n_points:
+        k += 1
+    return k if grid_points(k, n_local) == n_points else None
+
+
+def g_learn(
+    game: Game,
+    pi_l: npt.ArrayLike,
+    k: int,
+    *,
+    backend: Backend = "exact",
+    samples: int | None = None,
+    tol: float = 1e-6,
+    warm_start: GlobalSolution | npt.ArrayLike | None = None,
+    seed: int = 0,
+) -> GlobalSolution:
+    """Return the best response of the global agent to a local policy, on k agents.
+
+    Parameters
+    ----------
+    game : Game
+    pi_l : array, shape (S_g, S_l, A_l)
+        The local policy that everybody follows.
+    k : int
+        Agents in a histogram.
+    backend : {"exact", "sampled", "rounded"}
+        How one step of the agents is averaged.
+    samples : int, optional
+        Draws per cell of the sampled backend (10 unless given).
+    tol : float
+        Error bound of the value to stop at, in units of the value.
+    warm_start : GlobalSolution or array of shape (S_g, M'), optional
+        A value to start from, on any grid of the same game; speeds up, does not change the result.
+    seed : int
+        For sampled operators.
+    """
+    if backend not in get_args(Backend):
+        raise InputError(
+            f"unknown backend {backend!r}; known backends are {', '.join(get_args(Backend))}"
+        )
+    if samples is not None and (backend != "sampled" or int(samples) != samples or samples < 1):
+        raise InputError(
+            f"samples {samples} need backend 'sampled' and a whole number of at least 1"
+        )
+    if not isinstance(seed, (int, np.integer)) or seed < 0:
+        raise InputError(f"seed {seed} is not a whole number of at least 0")
+    if not tol > 0:
+        raise InputError(f"tolerance {tol} is not positive")
+    surrogate = Surrogate(game, pi_l, k, backend, samples, seed)
+    start = _start(game, pi_l, surrogate, tol, warm_start)
+    values, action, sweeps, bound = surrogate.solve(start, tol)
+    return GlobalSolution(
+        value=np.ascontiguousarray(values.T),
+        action=action,
+        sweeps=sweeps,
+        error_bound=bound,
+        samples=surrogate.samples,
+        k=surrogate.k,
+        backend=backend,
+        methods=surrogate.methods,
+    )
+
+
+def _start(
+    game: Game,
+    pi_l: npt.ArrayLike,
+    surrogate: Surrogate,
+    tol: float,
+    warm_start: GlobalSolution | npt.ArrayLike | None,
+) -> FloatArray:
+    """Return the values to start from, shape (M, S_g)."""
+    if warm_start is not None:
+        given = np.asarray(
+            warm_start.value if isinstance(warm_start, GlobalSolution) else warm_start, np.float64
+        )
+        if given.ndim != 2 or given.shape[0] != game.n_global or not np.isfinite(given).all():
+            raise InputError(
+                f"warm start has shape {given.shape}, not ({game.n_global}, M) with finite entries"
+            )
+        coarse = grid_size_of(given.shape[1], game.n_local)
+        if coarse is None:
+            raise InputError(
+                f"warm start has {given.shape[1]} points, which is no grid of {game.n_local} states"
+            )
+        return prolong(np.ascontiguousarray(given.T), coarse, surrogate.k, game.n_local)
+    if surrogate.n_points <= _COARSE_POINTS or surrogate.backend != "exact":
+        return np.zeros((surrogate.n_points, game.n_global))
+    half = surrogate.k // 2
+    # Projection is the larger error: the coarse grid need not be solved to the last digit.
+    coarse_solution = g_learn(game, pi_l, half, tol=max(tol, 1e-3))
+    return prolong(np.ascontiguousarray(coarse_solution.value.T), half, surrogate.k, game.n_local)

@@ -1,0 +1,303 @@
+# SPDX-License-Identifier: MIT
+"""The learned object: global action table, local policy, belief settings, and the game itself.
+
+======  ===========  ====================  =======================================
+symbol  name         shape                 meaning
+======  ===========  ====================  =======================================
+K       grid         scalar                size of the histogram grid of the table
+pi_g    action       (S_g, M(K))           global action of each cell
+pi_l    pi_l         (S_g, S_l, A_l)       law of the local action
+m(s_g)  prior        (S_g, S_l)            pseudo-counts added before the look-up
+cap     memory       scalar or None        belief memory in agents, None: no memory
+======  ===========  ====================  =======================================
+
+A poll is a noisy picture of the fleet, and the table was solved for players who see it clearly. So
+weights b are first pulled towards what is usual: prior m(s_g) is a number p of pseudo-agents spread
+as the fleet is on average while the global state is s_g, and the cell is that of
+
+    b + m(s_g) p / (p + |b|).
+
+Few polled agents are pulled far, a long memory hardly at all.
+
+A policy travels as one `.npz` file: arrays plus a JSON header, never pickle. The header carries the
+SHA-256 of the content, so a damaged file is recognised. Needs numpy alone.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import math
+import secrets
+import zipfile
+import zlib
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from kofn.controller.core.belief import Belief
+from kofn.controller.core.errors import InputError
+from kofn.controller.core.game import FloatArray, Game, InitialLaw, table
+from kofn.controller.core.grid import check_grid, project, rank
+
+if TYPE_CHECKING:
+    import os
+    from collections.abc import Mapping
+
+FORMAT = "kofn-policy"
+VERSION = 1
+
+#: What reading a damaged or foreign file can raise inside numpy, zipfile and json.
+_DAMAGE = (
+    zipfile.BadZipFile,
+    zlib.error,
+    KeyError,
+    ValueError,
+    TypeError,
+    EOFError,
+    IndexError,
+    NotImplementedError,
+    RuntimeError,
+    OverflowError,
+    MemoryError,
+)
+
+
+class Policy:
+    """A pair of policies for a game, with everything that is needed to apply them.
+
+    Parameters
+    ----------
+    game : Game
+        The game that the policy was made for.
+    grid : int
+        K, the number of agents in a histogram of the action table.
+    action : array of int, shape (S_g, M(K))
+        Global action of each cell.
+    pi_l : array of shape (S_g, S_l, A_l)
+        Local policy, rows over A_l.
+    memory : float, optional
+        Belief memory in agents (see `Belief`); None plays without memory.
+    prior : array, shape (S_g, S_l), optional
+        Pseudo-counts that are added to the weights before the look-up; none by default.
+    provenance : mapping, optional
+        How the policy was made; JSON values. Not part of its identity.
+    """
+
+    def __init__(
+        self,
+        game: Game,
+        grid: int,
+        action: npt.ArrayLike,
+        pi_l: npt.ArrayLike,
+        *,
+        memory: float | None = None,
+        prior: npt.ArrayLike | None = None,
+        provenance: Mapping[str, object] | None = None,
+    ) -> None:
+        points = check_grid(grid, game.n_local, game.n_global)
+        raw = np.asarray(action)
+        if raw.shape != (game.n_global, points):
+            raise InputError(
+                f"action has shape {raw.shape}, but grid {grid} asks for {(game.n_global, points)}"
+            )
+        if not np.issubdtype(raw.dtype, np.integer):
+            raise InputError(f"action holds {raw.dtype}, not whole numbers")
+        if raw.min() < 0 or raw.max() >= game.n_global_actions:
+            bad = int(raw.min() if raw.min() < 0 else raw.max())
+            raise InputError(f"action {bad} is not one of the {game.n_global_actions} of the game")
+        if memory is not None and not (math.isfinite(memory) and memory > 0):
+            raise InputError(f"memory {memory} is not a positive number of agents")
+        pseudo = (
+            np.zeros((game.n_global, game.n_local)) if prior is None else table("prior", prior, 2)
+        )
+        if pseudo.shape != (game.n_global, game.n_local) or pseudo.min() < 0:
+            raise InputError(
+                f"prior has shape {pseudo.shape} and minimum {pseudo.min():g}, but must be "
+                f"non-negative of shape {(game.n_global, game.n_local)}"
+            )
+        self.game = game
+        self.prior: FloatArray = pseudo
+        self.prior.setflags(write=False)
+        self.grid = int(grid)
+        self.action: npt.NDArray[np.int32] = np.array(raw, dtype=np.int32, order="C")
+        self.action.setflags(write=False)
+        self.pi_l: FloatArray = game.local_policy(pi_l)
+        self.pi_l.setflags(write=False)
+        self.memory = None if memory is None else float(memory)
+        self.provenance: dict[str, object] = dict(provenance or {})
+
+    @classmethod
+    def uniform(cls, game: Game, k: int) -> Policy:
+        """Return the policy whose local agents act uniformly at random; its table is all zero."""
+        action = np.zeros((game.n_global, check_grid(k, game.n_local, game.n_global)), np.int32)
+        return cls(game, k, action, game.uniform_local_policy(), provenance={"kind": "uniform"})
+
+    def decide(self, s_g: int, weights: npt.ArrayLike) -> int:
+        """Return the global action for a global state and counts or pseudo-counts of any total.
+
+        Parameters
+        ----------
+        s_g : int
+            Global state.
+        weights : array of shape (S_l,)
+            Counts of a poll, or the weights of a `Belief`.
+        """
+        known = np.asarray(weights, dtype=np.float64)
+        prior = self.prior[s_g]
+        size = prior.sum()
+        informed = known + prior * (size / (size + known.sum())) if size > 0 else known
+        return int(self.action[s_g, rank(project(informed, self.grid))])
+
+    def belief(self, k: int, memory: float | str | None = "auto") -> Belief:
+        """Return an empty belief for polls of size k; `memory` as in `memory_cap`."""
+        return Belief(self.game.marginals(self.pi_l)[0], self.memory_cap(k, memory))
+
+    def memory_cap(self, k: int, memory: float | str | None = "auto") -> float:
+        """Return the belief cap in agents for polls of size k.
+
+        Parameters
+        ----------
+        k : int
+            Poll size.
+        memory : "auto", "none" or number
+            The policy's own memory, none (the cap is k), or a cap.
+        """
+        chosen: float | str | None = self.memory if memory == "auto" else memory
+        if chosen is None or chosen == "none":
+            return float(k)
+        try:
+            cap = float(chosen)
+        except ValueError:
+            raise InputError(f"memory is {chosen!r}, not 'auto', 'none' or a number") from None
+        if not (math.isfinite(cap) and cap > 0):
+            raise InputError(f"memory {cap} is not a positive number of agents")
+        return max(cap, float(k))
+
+    def check_game(self, game: Game) -> None:
+        """Raise InputError unless the policy was made for exactly this game."""
+        if self.game.sha256 != game.sha256:
+            raise InputError(
+                f"the policy was made for game {_label(self.game)}, not for {_label(game)}"
+            )
+
+    @cached_property
+    def sha256(self) -> str:
+        """Identity: a hash of the game, both policies, the grid and the memory."""
+        digest = hashlib.sha256(f"kofn-policy-1 {self.game.sha256}".encode())
+        digest.update(repr((self.grid, self.memory)).encode())
+        digest.update(self.action.astype("<i4").tobytes())
+        digest.update(self.pi_l.astype("<f8").tobytes())
+        digest.update(self.prior.astype("<f8").tobytes())
+        return digest.hexdigest()
+
+    def to_bytes(self) -> bytes:
+        """Return the policy as the bytes of its file; equal policies give equal bytes."""
+        game = self.game
+        law_g, law_l = game.initial.resolve(game.n_global, game.n_local)
+        header = {
+            "format": FORMAT,
+            "version": VERSION,
+            "sha256": self.sha256,
+            "grid": self.grid,
+            "memory": self.memory,
+            "gamma": game.gamma,
+            "local_sees": game.local_sees,
+            "alpha": game.initial.alpha,
+            "horizon": None if game.horizon is None else int(game.horizon),
+            "name": game.name,
+            "provenance": self.provenance,
+        }
+        encoded = json.dumps(header, sort_keys=True).encode()
+        buffer = io.BytesIO()
+        arrays: dict[str, Any] = {
+            "header": np.frombuffer(encoded, dtype=np.uint8),
+            "action": self.action.astype(np.min_scalar_type(game.n_global_actions - 1)),
+            "pi_l": self.pi_l,
+            "prior": self.prior,
+            "P_g": game.P_g,
+            "r_g": game.r_g,
+            "P_l": game.P_l,
+            "r_l": game.r_l,
+            "initial_s_g": law_g,
+            "initial_s_l": law_l,
+        }
+        np.savez_compressed(buffer, **arrays)
+        return buffer.getvalue()
+
+    @classmethod
+    def from_bytes(cls, data: bytes, source: str = "policy") -> Policy:
+        """Return the policy whose file has these bytes; `source` names them in errors."""
+        try:
+            with np.load(io.BytesIO(data), allow_pickle=False) as archive:
+                arrays = {name: archive[name] for name in archive.files}
+            header = json.loads(arrays["header"].tobytes())
+            foreign = header.get("format") != FORMAT
+        except (*_DAMAGE, AttributeError):
+            raise InputError(f"{source} is not a kofn policy, or is truncated or damaged") from None
+        if foreign:
+            raise InputError(f"{source} is not a kofn policy")
+        if header.get("version") != VERSION:
+            raise InputError(
+                f"{source} has policy format version {header.get('version')}, not {VERSION}"
+            )
+        try:
+            alpha = header["alpha"]
+            game = Game(
+                arrays["P_g"],
+                arrays["r_g"],
+                arrays["P_l"],
+                arrays["r_l"],
+                header["gamma"],
+                local_sees=header["local_sees"],
+                initial=InitialLaw(
+                    s_g=arrays["initial_s_g"],
+                    s_l=None if alpha is not None else arrays["initial_s_l"],
+                    alpha=alpha,
+                ),
+                horizon=header["horizon"],
+                name=header["name"],
+            )
+            policy = cls(
+                game,
+                header["grid"],
+                arrays["action"],
+                arrays["pi_l"],
+                memory=header["memory"],
+                prior=arrays["prior"],
+                provenance=header["provenance"],
+            )
+            intact = policy.sha256 == header["sha256"]
+        except _DAMAGE as error:
+            raise InputError(f"{source} is damaged: {error}") from None
+        if not intact:
+            raise InputError(f"{source} is damaged: its content does not match its SHA-256")
+        return policy
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the policy to a file, completely or not at all."""
+        target = Path(path)
+        temporary = target.with_name(f".{target.name}.{secrets.token_hex(4)}.tmp")
+        try:
+            temporary.write_bytes(self.to_bytes())
+            temporary.replace(target)
+        except OSError as error:
+            temporary.unlink(missing_ok=True)
+            raise InputError(f"cannot write policy {target}: {error.strerror}") from None
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> Policy:
+        """Read a policy file; any damage is an InputError of one sentence."""
+        try:
+            data = Path(path).read_bytes()
+        except OSError as error:
+            raise InputError(f"cannot read policy {path}: {error.strerror}") from None
+        return cls.from_bytes(data, source=str(path))
+
+
+def _label(game: Game) -> str:
+    return f"{game.name or 'unnamed'} ({game.sha256[:12]})"

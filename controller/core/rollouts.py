@@ -1,0 +1,237 @@
+# SPDX-License-Identifier: MIT
+r"""Episodes of the n-agent system under a policy, played in counts.
+
+Agents in the same state are exchangeable, so the vector N of counts is all there is to simulate:
+actions and moves of the N_j agents in state j are multinomial, the poll is a draw without
+replacement. The law of (s_g, N, a_g, reward) is exactly that of n separate agents, and the cost of
+a step depends on S_l, A_l and k, not on n.
+
+Each step: poll k agents, update the belief, look up a_g, earn, draw s_g', move the agents.
+Random numbers are addressed by (seed, rollout, step, purpose): policies that are compared under the
+same seed meet common random numbers.
+
+======  ============  ==================  ==========================
+symbol  name          shape               meaning
+======  ============  ==================  ==========================
+R       returns       (rollouts,)         discounted returns
+N       counts        (R, T, S_l)         agents in each local state
+======  ============  ==================  ==========================
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from kofn.controller.core import _rollout_kernels as kernels
+from kofn.controller.core._jit import parallel_map, thread_count
+from kofn.controller.core.errors import InputError
+from kofn.controller.core.grid import binomials
+
+if TYPE_CHECKING:
+    from kofn.controller.core.game import FloatArray, Game, IntArray
+    from kofn.controller.core.policy import Policy
+
+#: An endless game is cut where the rest weighs less than this.
+_TAIL = 1e-4
+
+MAX_AGENTS = 10**12
+MAX_STATES = 62  # bits of a word in the projection
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Records:
+    """What happened in each step.
+
+    Attributes
+    ----------
+    s_g, a_g : array of int, shape (rollouts, horizon)
+        Global state and action.
+    counts, sample : array of int, shape (rollouts, horizon, S_l)
+        Agents in each local state, and those of them that were polled.
+    reward : array, shape (rollouts, horizon)
+        Reward of the step, undiscounted.
+    """
+
+    s_g: IntArray
+    a_g: IntArray
+    counts: IntArray
+    sample: IntArray
+    reward: FloatArray
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Rollouts:
+    """The result of `rollout`.
+
+    Attributes
+    ----------
+    returns : array, shape (rollouts,)
+        Discounted return of each episode.
+    mode_accuracies : array, shape (rollouts,)
+        Share of steps in which the belief's largest state was truly a largest one.
+    n, k, horizon, memory
+        Fleet size, poll size, steps, and the belief cap that was used, in agents.
+    records : Records or None
+        Every step, if asked for.
+    """
+
+    returns: FloatArray
+    mode_accuracies: FloatArray
+    n: int
+    k: int
+    horizon: int
+    memory: float
+    records: Records | None
+
+    @property
+    def mean(self) -> float:
+        """Mean return."""
+        return float(self.returns.mean())
+
+    @property
+    def stderr(self) -> float:
+        """Standard error of the mean return (nan for a single rollout)."""
+        size = self.returns.size
+        return float(self.returns.std(ddof=1) / math.sqrt(size)) if size > 1 else math.nan
+
+    @property
+    def mode_accuracy(self) -> float:
+        """Mean share of steps in which the belief knew a most crowded state."""
+        return float(self.mode_accuracies.mean())
+
+
+def _whole(name: str, value: float, low: int, high: int) -> int:
+    if isinstance(value, bool) or not math.isfinite(value) or int(value) != value:
+        raise InputError(f"{name} is {value}, not a whole number")
+    if not low <= value <= high:
+        raise InputError(f"{name} is {value}, but must be between {low} and {high}")
+    return int(value)
+
+
+def resolve_horizon(game: Game, horizon: int | None) -> int:
+    """Return the steps of an episode: given, the game's, or until the discounted tail is 1e-4."""
+    if horizon is None:
+        horizon = game.horizon
+    if horizon is None:
+        return 1 if game.gamma == 0 else max(1, math.ceil(math.log(_TAIL) / math.log(game.gamma)))
+    return _whole("horizon", horizon, 1, 10**9)
+
+
+def rollout(
+    game: Game,
+    policy: Policy,
+    *,
+    n: int,
+    k: int,
+    horizon: int | None = None,
+    rollouts: int = 1000,
+    seed: int = 0,
+    memory: float | str | None = "auto",
+    record: bool = False,
+) -> Rollouts:
+    """Play episodes of n agents, k of them polled in each step.
+
+    Parameters
+    ----------
+    game : Game
+        The game to play; the policy may have been made for another one of the same shape.
+    policy : Policy
+        Global table, local policy and memory.
+    n, k : int
+        Fleet size (up to 1e12) and poll size, 1 <= k <= n.
+    horizon : int, optional
+        Steps; the game's own by default. An endless game is cut where the tail weighs 1e-4.
+    rollouts : int
+        Number of episodes.
+    seed : int
+        Episodes depend on the seed and their index alone, not on the number of threads.
+    memory : "auto", "none" or number
+        The policy's own belief memory, none, or a cap in agents.
+    record : bool
+        Keep every step.
+    """
+    k = _whole("poll size", k, 1, MAX_AGENTS)
+    n = _whole("fleet size", n, 1, MAX_AGENTS)
+    if k > n:
+        raise InputError(f"poll size {k} exceeds fleet size {n}")
+    rollouts = _whole("rollouts", rollouts, 1, 10**9)
+    steps = resolve_horizon(game, horizon)
+    if (policy.game.P_l.shape, policy.game.P_g.shape) != (game.P_l.shape, game.P_g.shape):
+        policy.check_game(game)
+    if game.n_local > MAX_STATES:
+        raise InputError(f"{game.n_local} local states exceed the limit of {MAX_STATES}")
+    cap = policy.memory_cap(k, memory)
+    law_g, law_l = game.initial.resolve(game.n_global, game.n_local)
+    seed_bits = int(
+        np.random.SeedSequence(_whole("seed", seed, 0, 2**63 - 1)).generate_state(1, np.uint64)[0]
+        >> 1
+    )
+
+    shape = (rollouts, steps) if record else (0, 0)
+    records = Records(
+        s_g=np.zeros(shape, dtype=np.int64),
+        a_g=np.zeros(shape, dtype=np.int64),
+        counts=np.zeros((*shape, game.n_local), dtype=np.int64),
+        sample=np.zeros((*shape, game.n_local), dtype=np.int64),
+        reward=np.zeros(shape),
+    )
+    returns, hits = np.empty(rollouts), np.empty(rollouts)
+    # Writable copies: numba compiles a second version for read-only arrays.
+    P_g, r_g = np.array(game.P_g), np.array(game.r_g)
+    P_l, r_l = np.array(game.P_l), np.array(game.r_l)
+    pi_l = np.array(policy.pi_l)
+    marginal = policy.game.marginals(policy.pi_l)[0]
+    action, prior = np.array(policy.action), np.array(policy.prior)
+    table = np.array(binomials(policy.grid, game.n_local))
+
+    def play(bounds: tuple[int, int]) -> None:
+        kernels.episodes(
+            bounds[0],
+            bounds[1],
+            seed_bits,
+            n,
+            k,
+            steps,
+            policy.grid,
+            cap,
+            game.gamma,
+            game.local_sees == "next",
+            float(game.initial.alpha or 0.0),
+            law_g,
+            law_l,
+            P_g,
+            r_g,
+            P_l,
+            r_l,
+            pi_l,
+            marginal,
+            prior,
+            action,
+            table,
+            returns,
+            hits,
+            record,
+            records.s_g,
+            records.a_g,
+            records.counts,
+            records.sample,
+            records.reward,
+        )
+
+    pieces = min(rollouts, 4 * thread_count())
+    edges = np.linspace(0, rollouts, pieces + 1).astype(int).tolist()
+    parallel_map(play, list(itertools.pairwise(edges)))
+    return Rollouts(
+        returns=returns,
+        mode_accuracies=hits / steps,
+        n=n,
+        k=k,
+        horizon=steps,
+        memory=cap,
+        records=records if record else None,
+    )

@@ -1,0 +1,212 @@
+# SPDX-License-Identifier: MIT
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from kofn.controller.core import InputError, SymmetricPower, load_game, symmetric_power
+from kofn.controller.core import _power_kernels as kernels
+from kofn.controller.core.grid import all_counts
+from kofn.controller.core.successors import rounded_successors, sample_successors
+
+if TYPE_CHECKING:
+    from types import ModuleType
+
+Matrix = npt.NDArray[np.float64]
+
+
+@st.composite
+def stochastic(draw: st.DrawFn, n_states: int) -> Matrix:
+    """Dense, sparse, singular, near-singular, permutation and identity matrices."""
+    rng = np.random.default_rng(draw(st.integers(0, 2**32)))
+    kind = draw(st.sampled_from(["dense", "sparse", "singular", "near", "permutation", "identity"]))
+    P: Matrix = rng.dirichlet(np.ones(n_states), n_states)
+    if kind == "sparse":
+        P = rng.dirichlet(np.full(n_states, 0.05), n_states)
+    elif kind == "singular":
+        P[rng.integers(1, n_states)] = P[0]
+    elif kind == "near":
+        P[1] = (1 - 1e-9) * P[0] + 1e-9 * P[1]
+    elif kind == "permutation":
+        P = np.eye(n_states)[rng.permutation(n_states)]
+    elif kind == "identity":
+        P = np.eye(n_states)
+    return P / P.sum(axis=1, keepdims=True)
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.sampled_from([2, 3, 4]).flatmap(stochastic), st.integers(0, 2**32))
+def test_it_equals_enumeration(reference: ModuleType, P: Matrix, seed: int) -> None:
+    W = reference.power_matrix(P, 6)
+    f = np.random.default_rng(seed).uniform(-1, 1, (len(W), 3))
+    operator = SymmetricPower(P, 6)
+    assert np.abs(operator.apply(f) - W @ f).max() <= 1e-12
+    assert np.abs(operator.apply(f[:, 0]) - W @ f[:, 0]).max() <= 1e-12
+    if operator.method == "factored":
+        assert np.abs(operator.push(f) - W.T @ f).max() <= 1e-9 * len(W)
+
+
+@pytest.mark.parametrize(
+    "P",
+    [
+        np.eye(3)[[0, 0, 0]],
+        np.eye(3)[[1, 2, 0]],
+        [[0.5, 0.5, 0.0], [0.5, 0.5, 0.0], [0.0, 0.5, 0.5]],
+        [[0.0, 1.0, 0.0], [0.0, 0.0, 1.0], [0.0, 0.5, 0.5]],
+        np.full((3, 3), 1 / 3),
+    ],
+)
+def test_singular_matrices_and_zero_pivots_are_legal(reference: ModuleType, P: Matrix) -> None:
+    operator = SymmetricPower(P, 6)
+    W = reference.power_matrix(operator.P, 6)
+    f = np.random.default_rng(0).standard_normal((len(W), 2))
+    assert operator.method == "factored"
+    assert np.abs(operator.apply(f) - W @ f).max() <= 1e-12
+
+
+@pytest.mark.parametrize("n_states", [6, 9])
+def test_many_states_agree_with_enumeration(reference: ModuleType, n_states: int) -> None:
+    P = np.random.default_rng(n_states).dirichlet(np.ones(n_states), n_states)
+    W = reference.power_matrix(P, 3)
+    f = np.random.default_rng(1).standard_normal(len(W))
+    assert np.abs(SymmetricPower(P, 3).apply(f) - W @ f).max() <= 1e-10
+
+
+def ring_kernel() -> Matrix:
+    game = load_game("ring-released")
+    return game.marginals(game.uniform_local_policy())[0][0]
+
+
+@pytest.mark.parametrize("seed", [None, 0, 1, 2])
+def test_at_fifty_agents_constants_and_linear_functions_go_to_their_means(seed: int | None) -> None:
+    P = ring_kernel() if seed is None else np.random.default_rng(seed).dirichlet(np.ones(5), 5)
+    operator = SymmetricPower(P, 50)
+    assert operator.method == "factored"
+    shares = all_counts(50, 5) / 50
+    functions = np.column_stack([np.ones(len(shares)), shares])
+    exact = np.column_stack([np.ones(len(shares)), shares @ P])
+    assert np.abs(operator.apply(functions) - exact).max() <= 1e-10
+
+
+def test_one_state_is_the_identity() -> None:
+    assert SymmetricPower([[1.0]], 4).apply([3.0]).tolist() == [3.0]
+
+
+def half_turn() -> Matrix:
+    return 0.5 * np.eye(5) + 0.5 * np.roll(np.eye(5), 1, axis=1)
+
+
+def test_a_factorisation_that_fails_its_check_gives_way_to_convolution(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(symmetric_power, "CHECK_TOLERANCE", -1.0)
+    operator = SymmetricPower(half_turn(), 8)
+    assert operator.method == "convolution"
+    assert operator.check_error <= 1e-12
+    law = np.full((operator.n_points, 1), 1 / operator.n_points)
+    assert np.isclose(operator.push(law).sum(), 1)
+
+
+def test_the_check_sees_an_operator_that_is_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    def one_weight_is_off(*arguments: object) -> None:
+        values, lines, starts, i, j, d, a, pair = arguments
+        kernels.apply_elementary(values, lines, starts, i, j, d, 1.00001 * a, pair)  # type: ignore[arg-type]
+
+    class Off:
+        apply_elementary = staticmethod(one_weight_is_off)
+
+    monkeypatch.setattr(symmetric_power, "kernels", Off)
+    assert SymmetricPower(half_turn(), 12, method="factored").check_error > 1e-6
+
+
+def test_where_convolution_costs_too_much_successors_are_sampled(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(symmetric_power, "CHECK_TOLERANCE", -1.0)
+    monkeypatch.setattr(symmetric_power, "CONVOLUTION_LIMIT", 0.0)
+    operator = SymmetricPower(half_turn(), 12)
+    assert operator.method == "sampled"
+    assert operator.n_samples > 0
+    mean = all_counts(12, 5) @ half_turn()
+    seen = operator.apply(all_counts(12, 5).astype(float))
+    assert np.abs((seen - mean).mean(axis=0)).max() < 0.1
+    law = np.zeros((operator.n_points, 1))
+    law[7] = 1.0
+    f = np.random.default_rng(0).random((operator.n_points, 1))
+    assert np.isclose((operator.push(law) * f).sum(), (law * operator.apply(f)).sum())
+
+
+@pytest.mark.parametrize(("P", "message"), [([[0.5, 0.4], [0, 1]], "P"), ([[0.5, 0.5]], "square")])
+def test_bad_matrices_are_refused(P: list[list[float]], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        SymmetricPower(P, 3)
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    st.integers(1, 6),
+    st.integers(2, 4),
+    st.integers(0, 2**32),
+    st.integers(1, 4),
+)
+def test_elementary_kernels_equal_their_binomial_formula(
+    reference: ModuleType, size: int, n_states: int, seed: int, lanes: int
+) -> None:
+    rng = np.random.default_rng(seed)
+    i, j = (int(x) for x in rng.permutation(n_states)[:2])
+    d, a = (float(x) for x in rng.uniform(-1, 1, 2))
+    lines = symmetric_power.grid_lines(size, n_states)
+    operation = (
+        lines.points,
+        lines.starts,
+        np.array([i]),
+        np.array([j]),
+        np.array([d]),
+        np.array([a]),
+        lines.pair[[i], [j]],
+    )
+    W = reference.elementary_matrix(size, n_states, i, j, d, a)
+    f = rng.standard_normal((len(W), lanes))
+    applied, pushed = f.copy(), f.copy()
+    kernels.apply_elementary(applied, *operation)
+    kernels.push_elementary(pushed, *operation)
+    assert np.abs(applied - W @ f).max() <= 1e-12
+    assert np.abs(pushed - W.T @ f).max() <= 1e-12
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.integers(1, 6), st.integers(2, 4).flatmap(stochastic))
+def test_the_convolution_kernel_equals_enumeration(
+    reference: ModuleType, size: int, P: Matrix
+) -> None:
+    W = reference.power_matrix(P, size)
+    f = np.random.default_rng(0).uniform(-1, 1, (len(W), 2))
+    assert np.abs(SymmetricPower(P, size, method="convolution").apply(f) - W @ f).max() <= 1e-13
+
+
+def test_the_successor_kernel_averages() -> None:
+    rng = np.random.default_rng(0)
+    f, successors = rng.random((20, 3)), rng.integers(0, 20, (20, 4)).astype(np.int32)
+    out = np.empty_like(f)
+    kernels.average_successors(f, successors, out)
+    assert np.allclose(out, f[successors].mean(axis=1), atol=1e-15)
+
+
+def test_sampled_successors_follow_the_law(reference: ModuleType) -> None:
+    P = np.random.default_rng(3).dirichlet(np.ones(3), 3)
+    W = reference.power_matrix(P, 3)
+    drawn = sample_successors(P, 3, 20_000, seed=1)
+    seen = np.array([np.bincount(row, minlength=len(W)) for row in drawn]) / 20_000
+    assert np.abs(seen - W).max() < 0.02
+
+
+def test_rounded_successors_of_a_permutation_are_exact() -> None:
+    P = np.eye(3)[[1, 2, 0]]
+    counts = all_counts(4, 3)
+    moved = counts[rounded_successors(P, 4)[:, 0]]
+    assert np.array_equal(moved, counts @ P)
