@@ -1,0 +1,351 @@
+# SPDX-License-Identifier: MIT
+"""`kofn up`: everything that a scenario names, as processes, from the broker to the report.
+
+The supervisor (this process) trains or loads the policy, starts a broker, one process per host and
+one for the controller, watches them, and measures the outcome from the logs that the hosts kept
+for themselves. With `control` it then plays the same seed once more with a dispatcher and robots
+that act uniformly at random.
+"""
+
+import inspect
+import secrets
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Literal
+
+import msgspec
+import numpy as np
+
+from kofn.controller.core.errors import InputError, RunError
+from kofn.controller.core.game import Game
+from kofn.controller.core.policy import Policy
+from kofn.controller.core.presets import PRESETS, load_game
+from kofn.controller.link.broker import Broker, BrokerUser, start_broker
+from kofn.controller.record import RunFolder
+from kofn.launch.entry import Interrupted
+from kofn.launch.output import Progress, note
+from kofn.launch.parts import write_credentials
+from kofn.launch.scenario import GameSection, HostSection, Scenario
+from kofn.launch.supervise import Child, Supervisor
+from kofn.launch.training import train
+from kofn.launch.truth import mean_reward, read_truth, share_in_target
+
+LAST_STEPS = 10
+
+Dispatcher = Literal["policy", "random"]
+
+
+def build_game(section: GameSection) -> Game:
+    """Return the game that a scenario names, with its parameters.
+
+    Raises
+    ------
+    InputError
+        Unknown game, or a parameter that the preset does not have (with those that it has).
+    """
+    if not section.parameters:
+        return load_game(section.name)
+    preset = PRESETS.get(section.name)
+    known = list(inspect.signature(preset).parameters) if preset is not None else []
+    for key in section.parameters:
+        if key not in known:
+            raise InputError(
+                f"game {section.name!r} has no parameter {key!r}; "
+                f"known are {', '.join(known) or 'none'}"
+            )
+    if preset is None:
+        return load_game(section.name)
+    whole = {
+        key: int(value) if value == int(value) else value
+        for key, value in section.parameters.items()
+    }
+    return preset(**whole)
+
+
+def load_policy(scenario: Scenario) -> tuple[Game, Policy | None]:
+    """Return the scenario's game, and the policy of its policy file if it names one.
+
+    Raises
+    ------
+    InputError
+        A damaged file, a policy that was made for another game, or a game that does not fit the
+        arena.
+    """
+    game = build_game(scenario.game)
+    if game.n_local != scenario.arena.zones:
+        raise InputError(
+            f"game {game.name!r} has {game.n_local} zones, the arena has {scenario.arena.zones}"
+        )
+    if not scenario.policy.file:
+        return game, None
+    policy = Policy.load(scenario.policy.file)
+    policy.check_game(game)
+    return game, policy
+
+
+def train_policy(scenario: Scenario, game: Game) -> Policy:
+    """Learn a policy for the scenario's fleet."""
+    started = time.monotonic()
+    note(f"training a policy for {game.name}: k={scenario.k}, n={scenario.robots} ...")
+    solution = train(
+        game,
+        k=scenario.k,
+        n=scenario.robots,
+        grid=scenario.policy.grid,
+        objective=scenario.policy.objective,
+        seed=scenario.seed,
+    )
+    note(f"trained in {time.monotonic() - started:.1f} s")
+    return solution.policy
+
+
+def run_scenario(scenario: Scenario, *, runs: Path, video: bool = True) -> dict[str, Any]:
+    """Run a scenario to its end and return the figures that scripts read.
+
+    Parameters
+    ----------
+    scenario
+        Checked.
+    runs
+        Folder in which the run folder is made.
+    video
+        Whether to film the run (simulated robots only).
+
+    Raises
+    ------
+    InputError
+        Something in the scenario cannot be; nothing has been written.
+    RunError
+        A process died, the broker did not come up, the fleet did not appear. What was recorded so
+        far stays in the run folder, which the sentence names.
+    """
+    started = time.monotonic()
+    game, policy = load_policy(scenario)
+    users = [BrokerUser("controller", secrets.token_urlsafe(18), "controller")]
+    users += [BrokerUser(h.name, secrets.token_urlsafe(18), "host") for h in scenario.hosts]
+    with tempfile.TemporaryDirectory(prefix="kofn-") as private:
+        workdir = Path(private)
+        for user in users:
+            write_credentials(workdir / f"{user.name}.json", user.name, user.password)
+        # The broker first: a port in use or a missing broker is known before minutes of training.
+        with start_broker(
+            scenario.broker.choice,
+            fleet=scenario.name,
+            users=users,
+            workdir=workdir / "broker",
+            port=scenario.broker.port or None,
+        ) as broker:
+            policy = policy or train_policy(scenario, game)
+            folder = RunFolder.create(runs, scenario.name)
+            with _naming(folder):
+                summary, control = _play(folder, scenario, policy, broker, workdir)
+    with _naming(folder):
+        result = _results(folder, scenario, policy.game, broker.kind, summary, control)
+        draw(folder.path, video=video and scenario.video)
+    result["wall_s"] = round(time.monotonic() - started, 2)
+    return result
+
+
+@contextmanager
+def _naming(folder: RunFolder) -> Iterator[None]:
+    """Say in whatever ends the run where its record is."""
+    try:
+        yield
+    except RunError as error:
+        raise RunError(f"{error}; what was recorded is in {folder.path}") from error
+    except Interrupted as signalled:
+        signalled.add_note(f"what was recorded is in {folder.path}")
+        raise
+
+
+def _play(
+    folder: RunFolder, scenario: Scenario, policy: Policy, broker: Broker, workdir: Path
+) -> tuple[dict[str, Any], RunFolder | None]:
+    """Play the run and its control, if any; return the summary and the control's folder."""
+    tables = _explicit(scenario)
+    folder.write_config(scenario=tables)
+    folder.write_policy(policy)
+    with Supervisor(folder.logs) as supervisor:
+        # The counter stays beside the runs: physical hosts remember the highest epoch they saw.
+        epochs = folder.path.parent / ".epochs" / scenario.name
+        runner = _Runner(
+            scenario=scenario,
+            supervisor=supervisor,
+            broker=broker,
+            workdir=workdir,
+            policy=folder.policy,
+            epoch_file=epochs,
+        )
+        summary = runner.play(folder, "policy")
+        if not scenario.control:
+            return summary, None
+        (folder.path / "control").mkdir()
+        control = RunFolder(folder.path / "control")
+        control.write_config(scenario=tables)
+        runner.play(control, "random")
+    return summary, control
+
+
+def _results(
+    folder: RunFolder,
+    scenario: Scenario,
+    game: Game,
+    broker: str,
+    summary: dict[str, Any],
+    control: RunFolder | None,
+) -> dict[str, Any]:
+    """Measure from the hosts' logs, complete both summaries, return what scripts read."""
+    result: dict[str, Any] = {
+        "run_dir": str(folder.path),
+        "broker": broker,
+        "robots": scenario.robots,
+        "k": scenario.k,
+        "steps": summary["steps"],
+        **_measure(folder, game),
+    }
+    if control is not None:
+        random = _measure(control, game)
+        control.update_summary(**random)
+        result |= {f"{key}_random": value for key, value in random.items()}
+    for key in ("poll_p50_ms", "poll_p99_ms", "polls_sent", "replies_used"):
+        result[key] = summary[key]
+    folder.update_summary(**{key: result[key] for key in result if key not in summary})
+    return result
+
+
+def draw(folder: Path, *, video: bool = True) -> list[Path]:
+    """Write `report.png`, and `video.mp4` where hosts logged poses; return what was written."""
+    from kofn.launch.filming import film
+    from kofn.launch.report import write_report
+
+    written = [write_report(folder)]
+    if video and (path := film(folder)) is not None:
+        written.append(path)
+    return written
+
+
+class _Runner:
+    """Starts the processes of one fleet on a running broker."""
+
+    def __init__(
+        self,
+        *,
+        scenario: Scenario,
+        supervisor: Supervisor,
+        broker: Broker,
+        workdir: Path,
+        policy: Path,
+        epoch_file: Path,
+    ) -> None:
+        self._policy = policy
+        self._scenario = scenario
+        self._epoch_file = epoch_file
+        self._supervisor = supervisor
+        self._broker = broker
+        self._workdir = workdir
+
+    def play(self, folder: RunFolder, dispatcher: Dispatcher) -> dict[str, Any]:
+        """Play one run in its folder and return its summary."""
+        scenario = self._scenario
+        hosts = [self._start_host(host, folder, dispatcher) for host in scenario.hosts]
+        controller = self._supervisor.start(
+            f"controller-{dispatcher}", self._controller_command(folder, dispatcher)
+        )
+        title = "steering" if dispatcher == "policy" else "control run, uniformly random"
+        with Progress(title, total=scenario.steps) as progress:
+            code = self._supervisor.wait(controller, lambda: self._watch(controller, progress))
+        if code != 0:
+            raise RunError(f"the controller {controller.how_it_ended()}")
+        self._supervisor.stop(hosts)
+        summary = folder.read_summary()
+        if summary is None:
+            raise RunError("the controller ended without a summary")
+        return summary
+
+    def _watch(self, controller: Child, progress: Progress) -> None:
+        """Show the controller's last `step=.. ..` line; notice a dead broker."""
+        if not self._broker.alive():
+            raise RunError(f"the {self._broker.kind} broker died")
+        words = controller.last_words()
+        if words.startswith("step="):
+            step, _, detail = words.partition(" ")
+            progress.update(int(step.removeprefix("step=")) + 1, detail)
+
+    def _start_host(self, host: HostSection, folder: RunFolder, dispatcher: Dispatcher) -> Child:
+        scenario = self._scenario
+        command = [
+            *_kofn("swarm" if host.kind == "swarm" else "robot"),
+            *self._wire(host.name),
+            *("--host", host.name),
+            *("--seed", str(scenario.seed)),
+            *("--speed", repr(scenario.time.speed)),
+            *("--period", repr(scenario.time.period_s)),
+            *("--arena", msgspec.json.encode(scenario.arena).decode()),
+            *("--log", str(folder.hosts / f"{host.name}.jsonl")),
+        ]
+        if host.kind == "swarm":
+            command += ["--robots", str(host.robots), "--world", host.world]
+            command += ["--pace", scenario.pace]
+        else:
+            command += ["--driver", host.driver, "--zone", str(host.zone)]
+        return self._supervisor.start(f"{host.name}-{dispatcher}", command)
+
+    def _controller_command(self, folder: RunFolder, dispatcher: Dispatcher) -> list[str]:
+        scenario = self._scenario
+        return [
+            *_kofn("controller"),
+            *self._wire("controller"),
+            *("--policy", str(self._policy)),
+            *("--k", str(scenario.k)),
+            *("--robots", str(scenario.robots)),
+            *("--steps", str(scenario.steps)),
+            *("--period", repr(scenario.time.period_s)),
+            *("--speed", repr(scenario.time.speed)),
+            *("--seed", str(scenario.seed)),
+            *("--memory", str(scenario.policy.memory)),
+            *("--dispatcher", dispatcher),
+            *("--folder", str(folder.path)),
+            *("--epoch-file", str(self._epoch_file)),
+            "--steps-to-log",
+        ]
+
+    def _wire(self, user: str) -> list[str]:
+        ours = self._broker.kind != "url"  # somebody else's broker does not know our passwords
+        return [
+            *("--fleet", self._scenario.name),
+            *("--broker", self._broker.url),
+            *("--mqtt", self._broker.protocol),
+            *(("--credentials", str(self._workdir / f"{user}.json")) if ours else ()),
+        ]
+
+
+def _kofn(verb: str) -> list[str]:
+    return [sys.executable, "-m", "kofn.launch", verb]
+
+
+def _explicit(scenario: Scenario) -> dict[str, Any]:
+    """The scenario without settings that are None: TOML has no word for them."""
+
+    def strip(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {key: strip(inner) for key, inner in value.items() if inner is not None}
+        if isinstance(value, list):
+            return [strip(inner) for inner in value]
+        return value
+
+    table: dict[str, Any] = strip(msgspec.to_builtins(scenario))
+    return table
+
+
+def _measure(folder: RunFolder, game: Game) -> dict[str, float]:
+    """Share in the target zone and mean reward, over all robots, from the hosts' own logs."""
+    truth = read_truth(folder.path)
+    share = share_in_target(truth)
+    return {
+        f"mean_share_in_target_last{LAST_STEPS}": round(float(np.nanmean(share[-LAST_STEPS:])), 4),
+        "mean_reward": round(float(mean_reward(truth, game)), 4),
+    }

@@ -1,0 +1,33 @@
+# SPDX-License-Identifier: MIT
+"""Options that several verbs share, each declared once."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from kofn.controller.link.messages import Pace
+from kofn.controller.link.mqtt import Protocol
+
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")]
+Seed = Annotated[int, typer.Option(min=0, help="Seed of everything random.")]
+Runs = Annotated[Path, typer.Option("--out", help="Folder in which the run folder is made.")]
+Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Log what happens on stderr.")]
+
+Fleet = Annotated[str, typer.Option(help="Name of the fleet, a level of every topic.")]
+BrokerUrl = Annotated[str, typer.Option("--broker", help="Broker as mqtt://host:port.")]
+Credentials = Annotated[
+    Path | None,
+    typer.Option(help="JSON file with username and password, readable by its owner only."),
+]
+Mqtt = Annotated[Protocol, typer.Option("--mqtt", help="Version of MQTT.")]
+PaceOption = Annotated[
+    Pace, typer.Option("--pace", help="lockstep is as fast as the simulation can.")
+]
+Speed = Annotated[
+    float, typer.Option(help="Fleet seconds per second; above 1 for simulated fleets only.")
+]
+Period = Annotated[float, typer.Option("--period", help="Length of a step, s.")]
+Arena = Annotated[str, typer.Option("--arena", help="Ring arena as JSON; {} is the default ring.")]
+HostName = Annotated[str, typer.Option("--host", help="Name of this host on the wire.")]
+Log = Annotated[Path | None, typer.Option(help="File for this host's own log (JSON lines).")]

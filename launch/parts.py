@@ -1,0 +1,264 @@
+# SPDX-License-Identifier: MIT
+"""The parts of a fleet as single processes: one simulated host, one robot, the controller.
+
+`kofn up` starts each of them as a process of its own; `kofn swarm`, `robot` and `controller` start
+one by hand.
+"""
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from importlib.metadata import version
+from pathlib import Path
+
+import msgspec
+
+from kofn.controller.config import ControllerConfig
+from kofn.controller.core.errors import InputError, RunError
+from kofn.controller.core.policy import Policy
+from kofn.controller.epoch import next_epoch
+from kofn.controller.link.clock import Clock, MonotonicClock
+from kofn.controller.link.hostlog import Header, HostLog
+from kofn.controller.link.messages import Pace
+from kofn.controller.link.mqtt import MqttTransport, Protocol
+from kofn.controller.link.topics import check_host
+from kofn.controller.loop import ControlLoop
+from kofn.controller.record import RunFolder
+from kofn.controller.results import Decision, Summary
+from kofn.hardware.agent import HostAgent
+from kofn.hardware.driver import Bank
+from kofn.hardware.ring import RingLayout
+from kofn.launch.seeds import named_seed
+from kofn.launch.signals import StopFlag
+
+SWITCH_INTERVAL_S = 0.0002
+"""How soon the network's thread gets its turn while a world computes, wall seconds."""
+
+
+class Connection(msgspec.Struct, frozen=True, kw_only=True):
+    """How a process reaches the broker and as whom.
+
+    `protocol` is "auto", "5" or "3.1.1"; keepalive and time-outs are the transport's own.
+    """
+
+    fleet: str
+    url: str
+    username: str | None = None
+    password: str | None = None
+    protocol: Protocol = "auto"
+
+    def transport(self, clock: Clock) -> MqttTransport:
+        """Return a transport that is not open yet."""
+        return MqttTransport(
+            self.url,
+            clock,
+            username=self.username,
+            password=self.password,
+            protocol=self.protocol,
+        )
+
+
+def read_credentials(path: Path | None) -> tuple[str | None, str | None]:
+    """Return (user name, password) from a JSON file, (None, None) without one.
+
+    The file must be readable by its owner only, since a password is in it.
+    """
+    if path is None:
+        return None, None
+    try:
+        if path.stat().st_mode & 0o077:
+            raise InputError(f"{path} is readable by others; run: chmod 600 {path}")
+        table = msgspec.json.decode(path.read_bytes(), type=dict[str, str])
+        return table["username"], table["password"]
+    except OSError as error:
+        raise InputError(f"cannot read credentials {path}: {error.strerror}") from None
+    except (msgspec.MsgspecError, KeyError):
+        raise InputError(f"{path} must be JSON with the keys username and password") from None
+
+
+def write_credentials(path: Path, username: str, password: str) -> Path:
+    """Write a credentials file that only its owner can read; return its path."""
+    path.touch(mode=0o600)
+    path.write_bytes(msgspec.json.encode({"username": username, "password": password}))
+    return path
+
+
+class SwarmConfig(msgspec.Struct, frozen=True, kw_only=True):
+    """One host process with simulated robots."""
+
+    host: str
+    robots: int
+    world: str = "bullet"
+    pace: Pace = "lockstep"
+    speed: float = 1.0
+    period_s: float = 6.0
+    seed: int = 0
+    layout: RingLayout = RingLayout()
+    log: Path | None = None
+
+
+def run_swarm(connection: Connection, config: SwarmConfig) -> dict[str, int]:
+    """Simulate robots and take part until stopped; return what was counted.
+
+    Raises
+    ------
+    InputError
+        Unknown world, or robots that do not fit.
+    RunError
+        The broker does not answer, or the simulator is missing.
+    """
+    from kofn.sim.bank import WorldBank
+    from kofn.sim.bullet import BulletWorld
+    from kofn.sim.quiet import quiet_stdout
+
+    check_host(config.host)
+    if config.world != "bullet":
+        raise InputError(f"unknown world {config.world!r}; known is bullet")
+    clock = MonotonicClock(config.speed)
+    with quiet_stdout(), _log_of(config.log) as log:
+        bank = WorldBank(
+            BulletWorld(config.robots, config.layout, period_s=config.period_s),
+            [f"{config.host}.r{i}" for i in range(config.robots)],
+            seed=named_seed(config.seed, "world", config.host),
+            pace=config.pace,
+            clock=clock,
+            log=log,
+            host=config.host,
+        )
+        return _serve(connection, config.host, bank, clock, config.seed, log)
+
+
+class RobotConfig(msgspec.Struct, frozen=True, kw_only=True):
+    """One host process with one robot behind a driver."""
+
+    host: str
+    driver: str = "dry_run"
+    speed: float = 1.0
+    period_s: float = 6.0
+    seed: int = 0
+    zone: int = 0
+    layout: RingLayout = RingLayout()
+    log: Path | None = None
+
+
+def run_robot(connection: Connection, config: RobotConfig) -> dict[str, int]:
+    """Speak for one robot behind a driver until stopped; return what was counted.
+
+    Raises
+    ------
+    InputError
+        Unknown driver (with the known ones), or a zone that the arena does not have.
+    RunError
+        The broker does not answer, or the driver cannot be opened.
+    """
+    from kofn.hardware.driver_bank import DriverBank, pose_in_zone
+    from kofn.hardware.drivers.registry import make_driver
+
+    check_host(config.host)
+    if not 0 <= config.zone < config.layout.zones:
+        raise InputError(f"zone {config.zone} must lie in 0..{config.layout.zones - 1}")
+    clock = MonotonicClock(config.speed)
+    name = f"{config.host}.r0"
+    seed = named_seed(config.seed, "driver", config.host)
+    with _log_of(config.log) as log:
+        bank = DriverBank(
+            make_driver(config.driver, clock),
+            robot=name,
+            layout=config.layout,
+            clock=clock,
+            start=pose_in_zone(config.layout, config.zone),
+            option_s=config.period_s,
+            seed=seed,
+            log=log,
+        )
+        if log is not None:
+            log.write(
+                Header(
+                    host=config.host,
+                    robots=[name],
+                    arena=config.layout.as_arena(),
+                    option_s=config.period_s,
+                    seed=seed,
+                    backend=config.driver,
+                    versions={"kofn": version("kofn")},
+                )
+            )
+        return _serve(connection, config.host, bank, clock, config.seed, log)
+
+
+def run_controller(
+    connection: Connection,
+    config: ControllerConfig,
+    *,
+    policy: Path,
+    folder: RunFolder,
+    epoch_file: Path,
+    speed: float = 1.0,
+    progress: Callable[[Decision], None] | None = None,
+) -> Summary:
+    """Steer a fleet for one run; return its summary.
+
+    Raises
+    ------
+    InputError
+        A damaged policy, or settings that cannot be.
+    RunError
+        The fleet did not appear, vanished, or the run was stopped by a signal.
+    """
+    loaded = Policy.load(policy)
+    clock = MonotonicClock(speed)
+    stop = StopFlag()
+    loop = ControlLoop(
+        config,
+        loaded,
+        connection.transport(clock),
+        clock,
+        folder,
+        next_epoch(epoch_file),
+        progress=progress,
+        should_stop=stop.install(),
+    )
+    summary = loop.run()
+    if stop():
+        raise RunError(
+            f"stopped by {stop.signal} after {summary.steps} of {config.steps} steps; "
+            f"what was recorded is in {folder.path}"
+        )
+    return summary
+
+
+@contextmanager
+def _log_of(path: Path | None) -> Iterator[HostLog | None]:
+    if path is None:
+        yield None
+        return
+    with HostLog(path) as log:
+        yield log
+
+
+def _serve(
+    connection: Connection, host: str, bank: Bank, clock: Clock, seed: int, log: HostLog | None
+) -> dict[str, int]:
+    """Run a host agent until SIGTERM (returns) or Ctrl-C (raises)."""
+    # A world computes without pause; at the default of 5 ms the network's thread would wait that
+    # long for each message, and a poll round takes several.
+    sys.setswitchinterval(SWITCH_INTERVAL_S)
+    agent = HostAgent(
+        fleet=connection.fleet,
+        host=host,
+        bank=bank,
+        transport=connection.transport(clock),
+        clock=clock,
+        seed=named_seed(seed, "actions"),
+        log=log,
+        software=f"kofn {version('kofn')}",
+    )
+    agent.open()
+    stop = StopFlag()
+    try:
+        agent.run(stop.install())
+    finally:
+        agent.close()
+    if stop.signal == "Ctrl-C":
+        raise RunError(f"host {host} stopped by Ctrl-C, its robots hold")
+    return agent.counters

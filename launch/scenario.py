@@ -1,0 +1,210 @@
+# SPDX-License-Identifier: MIT
+"""Scenario files: everything that `kofn up` starts, as TOML read into frozen structs.
+
+```toml
+name = "ring20"
+seed = 1
+k = 5
+steps = 40
+
+[game]
+name = "arena"                 # a preset, a .toml, or module:factory
+parameters = { move_success = 0.7 }
+
+[[hosts]]
+kind = "swarm"                 # or "robot"
+name = "sim-0"
+robots = 10
+```
+
+Every key has a default but `hosts`; an unknown key is refused with the keys that are known.
+"""
+
+import tomllib
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import msgspec
+from msgspec import Meta
+
+from kofn.controller.core.errors import InputError
+from kofn.controller.link.topics import check_host, check_name
+from kofn.hardware.ring import RingLayout
+
+Positive = Annotated[float, Meta(gt=0)]
+
+
+class Section(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Base of all tables of a scenario."""
+
+
+class GameSection(Section, frozen=True, kw_only=True):
+    """Which game is played: a preset with parameters, a `.toml`, or `module:factory`."""
+
+    name: str = "arena"
+    parameters: dict[str, float] = {}
+
+
+class PolicySection(Section, frozen=True, kw_only=True):
+    """A policy file, or (file empty) how to train one for the game."""
+
+    file: str = ""
+    grid: Annotated[int, Meta(ge=1)] | None = None
+    objective: Literal["team", "selfish"] = "team"
+    memory: Annotated[float, Meta(gt=0)] | Literal["auto", "none"] = "auto"
+
+
+class BrokerSection(Section, frozen=True, kw_only=True):
+    """`auto`, `mosquitto`, `amqtt` or a URL; `port` 0 picks a free one."""
+
+    choice: str = "auto"
+    port: Annotated[int, Meta(ge=0, le=65535)] = 0
+
+
+class TimeSection(Section, frozen=True, kw_only=True):
+    """Length of an option and how fast fleet time passes (simulated hosts only)."""
+
+    period_s: Positive = 6.0
+    pace: Literal["lockstep", "realtime"] = "lockstep"
+    speed: Positive = 1.0
+
+
+class HostSection(Section, frozen=True, kw_only=True):
+    """One host process: a simulated swarm of `robots`, or one physical robot with a driver."""
+
+    kind: Literal["swarm", "robot"] = "swarm"
+    name: str
+    robots: Annotated[int, Meta(ge=1, le=100_000)] = 1
+    world: Literal["bullet"] = "bullet"
+    driver: str = "dry_run"
+    zone: Annotated[int, Meta(ge=0)] = 0
+    """Zone in which a robot of kind "robot" stands at the start."""
+
+
+class Scenario(Section, frozen=True, kw_only=True):
+    """Everything that one run needs."""
+
+    hosts: list[HostSection]
+    name: str = "run"
+    seed: Annotated[int, Meta(ge=0)] = 0
+    k: int = 5
+    steps: int = 40
+    control: bool = False
+    video: bool = True
+    game: GameSection = GameSection()
+    policy: PolicySection = PolicySection()
+    broker: BrokerSection = BrokerSection()
+    time: TimeSection = TimeSection()
+    arena: RingLayout = RingLayout()
+
+    @property
+    def robots(self) -> int:
+        """Fleet size n."""
+        return sum(host.robots for host in self.hosts)
+
+    @property
+    def pace(self) -> Literal["lockstep", "realtime"]:
+        """Pacing of the run: one robot of kind "robot" makes it real time."""
+        return "realtime" if any(host.kind == "robot" for host in self.hosts) else self.time.pace
+
+    def checked(self) -> "Scenario":
+        """Return self after the checks that need more than one key."""
+        check_name("run", self.name)
+        if not self.hosts:
+            raise InputError("scenario names no [[hosts]]: at least one is needed")
+        names = [check_host(host.name) for host in self.hosts]
+        doubled = {name for name in names if names.count(name) > 1}
+        if doubled:
+            raise InputError(f"host name {min(doubled)!r} is used twice in [[hosts]]")
+        for host in self.hosts:
+            if host.kind == "robot" and host.robots != 1:
+                raise InputError(
+                    f"host {host.name!r} of kind 'robot' has 1 robot, not {host.robots}"
+                )
+            if host.kind == "swarm" and host.robots > self.arena.capacity:
+                raise InputError(
+                    f"host {host.name!r}: {host.robots} robots do not fit, this ring holds "
+                    f"1 to {self.arena.capacity} robots"
+                )
+            if host.zone >= self.arena.zones:
+                raise InputError(
+                    f"host {host.name!r} starts in zone {host.zone}, the arena has zones "
+                    f"0 to {self.arena.zones - 1}"
+                )
+        check_poll_size(self.k, self.robots)
+        if self.steps < 1:
+            raise InputError(f"steps {self.steps} must be at least 1")
+        if self.pace == "lockstep" and self.time.speed != 1.0:
+            raise InputError(
+                f"speed {self.time.speed:g} needs pace 'realtime': lockstep is as fast as it can"
+            )
+        return self
+
+
+def check_poll_size(k: int, n: int) -> None:
+    """Raise `InputError` unless 1 <= k <= n."""
+    if k < 1:
+        raise InputError(f"poll size {k} must be at least 1")
+    if k > n:
+        raise InputError(f"poll size {k} exceeds fleet size {n}")
+
+
+def scenario_names() -> list[str]:
+    """Names of the scenarios that come with kofn."""
+    return sorted(path.stem for path in _builtin_folder().glob("*.toml"))
+
+
+def load_scenario(path: str) -> Scenario:
+    """Read a scenario from a `.toml` file, or one of kofn's own by name.
+
+    Raises
+    ------
+    InputError
+        No such file, not TOML, an unknown key (with the known ones), or a value out of range.
+    """
+    file = Path(path)
+    if not file.exists() and "/" not in path:
+        file = _builtin_folder() / f"{path.removesuffix('.toml')}.toml"
+    if not file.is_file():
+        raise InputError(
+            f"no scenario {path!r}: neither a file nor one of {', '.join(scenario_names())}"
+        )
+    try:
+        tables = tomllib.loads(file.read_text())
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise InputError(f"{path} is not TOML: {error}") from error
+    _refuse_unknown_keys(tables, Scenario, path, "")
+    try:
+        scenario = msgspec.convert(tables, Scenario)
+    except msgspec.ValidationError as error:
+        raise InputError(f"{path}: {error}") from error
+    return scenario.checked()
+
+
+def _builtin_folder() -> Path:
+    from kofn.launch import scenarios
+
+    return Path(next(iter(scenarios.__path__)))
+
+
+def _refuse_unknown_keys(
+    table: dict[str, Any], struct: type[msgspec.Struct], path: str, where: str
+) -> None:
+    """Name an unknown key together with the known ones, table by table."""
+    fields = {field.encode_name: field for field in msgspec.structs.fields(struct)}
+    for key, value in table.items():
+        if key not in fields:
+            place = f" in [{where}]" if where else ""
+            known = ", ".join(sorted(fields))
+            raise InputError(f"{path}: unknown key {key!r}{place}; known are {known}")
+        inner = fields[key].type
+        if (
+            isinstance(inner, type)
+            and issubclass(inner, msgspec.Struct)
+            and isinstance(value, dict)
+        ):
+            _refuse_unknown_keys(value, inner, path, key)
+        elif key == "hosts" and isinstance(value, list):
+            for host in value:
+                if isinstance(host, dict):
+                    _refuse_unknown_keys(host, HostSection, path, "[hosts]")

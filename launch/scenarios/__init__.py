@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: MIT
+"""Scenario files that come with kofn."""

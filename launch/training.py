@@ -1,0 +1,46 @@
+# SPDX-License-Identifier: MIT
+"""Training with a progress bar: what `kofn train` and `kofn up` share."""
+
+from typing import get_args
+
+from kofn.controller.core.alternation import Solution, alternating_marl
+from kofn.controller.core.errors import InputError
+from kofn.controller.core.game import Game
+from kofn.controller.core.local_learner import Objective
+from kofn.launch.output import Progress
+
+
+def train(
+    game: Game,
+    *,
+    k: int,
+    n: int,
+    grid: int | None = None,
+    objective: str = "team",
+    restarts: int | None = None,
+    rounds: int | None = None,
+    seed: int = 0,
+) -> Solution:
+    """Learn a policy; the parameters are those of `alternating_marl`.
+
+    Raises
+    ------
+    InputError
+        A setting that cannot be.
+    """
+    known: dict[str, Objective] = {name: name for name in get_args(Objective)}
+    if objective not in known:
+        raise InputError(f"unknown objective {objective!r}; known are {', '.join(known)}")
+    limits = {} if rounds is None else {"rounds": rounds}
+    with Progress("learning") as progress:
+        return alternating_marl(
+            game,
+            k,
+            n,
+            grid=grid,
+            objective=known[objective],
+            restarts=restarts,
+            seed=seed,
+            progress=progress.report,
+            **limits,
+        )

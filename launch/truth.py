@@ -1,0 +1,144 @@
+# SPDX-License-Identifier: MIT
+r"""What really happened in a run, read from the logs that hosts keep for themselves.
+
+The controller sees k robots a step; this is the harness's view of all n, for figures and films.
+
+.. math:: share(t) = \frac1n \sum_i [z_i(t) = g(t)], \qquad
+   r(t) = r_g(g, u) + \frac1n \sum_i r_l(g, z_i, a_i)
+
+| symbol | name | shape | unit |
+|---|---|---|---|
+| t | `t` | (T,) | step |
+| g, u | target, global action; -1 unknown | (T,) | index |
+| z | `zones`, -1 unavailable or not logged | (T, n) | index |
+| a | `actions`, -1 hold or not logged | (T, n) | index |
+
+A step message carries u(t-1), so u(t) comes from the decisions, or from the next step's log.
+Sums run over the robots that were available; a host that stopped early simply stops counting.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+
+from kofn.controller.core.errors import InputError
+from kofn.controller.core.game import Game
+from kofn.controller.link.hostlog import Header, HostLogRow, StepTaken, read_host_log
+from kofn.controller.record import read_decisions
+
+IntArray = npt.NDArray[np.int64]
+FloatArray = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True)
+class Truth:
+    """States and actions of all robots; shapes in the module docstring."""
+
+    t: IntArray
+    g: IntArray
+    u: IntArray
+    zones: IntArray
+    actions: IntArray
+    robots: tuple[str, ...]
+
+
+class _Log(NamedTuple):
+    """The steps of one host's log."""
+
+    robots: list[str]
+    steps: list[StepTaken]
+
+
+def read_truth(folder: Path) -> Truth:
+    """Return what the hosts of a run logged.
+
+    Raises
+    ------
+    InputError
+        No host logged a step, or a log is not one of ours (a torn end is fine).
+    """
+    logs = [log for path in sorted((folder / "hosts").glob("*.jsonl")) if (log := _read(path))]
+    times = sorted({step.t for log in logs for step in log.steps})
+    if not times:
+        raise InputError(f"{folder} has no host log with a step in it")
+    row_of = {t: row for row, t in enumerate(times)}
+    robots = tuple(robot for log in logs for robot in log.robots)
+    t = np.array(times, dtype=np.int64)
+    g, u = np.full(t.size, -1), np.full(t.size, -1)
+    zones = np.full((t.size, len(robots)), -1)
+    actions = zones.copy()
+    first = 0
+    for log in logs:
+        here = slice(first, first + len(log.robots))
+        first = here.stop
+        for step in log.steps:  # of two epochs with one t the later one overwrites the earlier
+            row = row_of[step.t]
+            g[row], zones[row, here], actions[row, here] = step.g, step.z, step.a
+            if step.t - 1 in row_of:
+                u[row_of[step.t - 1]] = step.u
+    if (folder / "run.mcap").exists():
+        for decision in read_decisions(folder):
+            if decision.t in row_of:
+                u[row_of[decision.t]] = decision.u
+    return Truth(t, g, u, zones, actions, robots)
+
+
+def share_in_target(truth: Truth) -> FloatArray:
+    """Share of the available robots that were in the target zone, shape (T,).
+
+    Targets are zones: zone j is the target of global state j. NaN where no robot was available.
+    """
+    known = truth.zones >= 0
+    inside = known & (truth.zones == truth.g[:, None])
+    return _ratio(inside.sum(axis=1), known.sum(axis=1))
+
+
+def rewards(truth: Truth, game: Game) -> FloatArray:
+    """Reward of each step, shape (T,); NaN where u is unknown or no robot acted."""
+    acting = (truth.zones >= 0) & (truth.actions >= 0)
+    local = game.r_l[truth.g[:, None], truth.zones, truth.actions]
+    mean_local = _ratio(np.where(acting, local, 0.0).sum(axis=1), acting.sum(axis=1))
+    return np.where(truth.u >= 0, game.r_g[truth.g, truth.u] + mean_local, np.nan)
+
+
+def mean_reward(truth: Truth, game: Game) -> float:
+    """Mean reward per step over the steps whose reward is known; NaN when there is none."""
+    known = rewards(truth, game)
+    known = known[np.isfinite(known)]
+    return float(known.mean()) if known.size else float("nan")
+
+
+def _ratio(part: npt.NDArray[np.generic], whole: IntArray) -> FloatArray:
+    """Divide; NaN where the whole is empty."""
+    result = np.full(whole.shape, np.nan)
+    np.divide(part, whole, out=result, where=whole > 0)
+    return result
+
+
+def _read(path: Path) -> _Log | None:
+    """Return the steps of a log in order of epoch; None when not even its header was written."""
+    rows = _rows(path)
+    header = next(rows, None)
+    if header is None:
+        return None
+    if not isinstance(header, Header):
+        raise InputError(f"{path} is not a host log: its first line is no header")
+    steps = [row for row in rows if isinstance(row, StepTaken)]
+    n = len(header.robots)
+    for step in steps:
+        if len(step.z) != n or len(step.a) != n:
+            raise InputError(f"{path} has {len(step.z)} zones at step {step.t}, but {n} robots")
+    return _Log(header.robots, sorted(steps, key=lambda step: (step.ep, step.t)))
+
+
+def _rows(path: Path) -> Iterator[HostLogRow]:
+    """Yield the rows of a log; whatever is not a row is named with its file."""
+    try:
+        yield from read_host_log(path)
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+        raise InputError(f"{path} is not a host log: {error}") from error

@@ -1,0 +1,276 @@
+# SPDX-License-Identifier: MIT
+"""`kofn demo`, `up`, `controller`, `swarm`, `robot`: fleets and their parts."""
+
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import msgspec
+import typer
+
+from kofn.controller.config import ControllerConfig
+from kofn.controller.core.errors import InputError
+from kofn.controller.link.mqtt import Protocol
+from kofn.controller.record import RunFolder
+from kofn.controller.results import Decision
+from kofn.hardware.ring import RingLayout
+from kofn.launch import options
+from kofn.launch.output import configure_logging, emit
+from kofn.launch.parts import (
+    Connection,
+    RobotConfig,
+    SwarmConfig,
+    read_credentials,
+    run_controller,
+    run_robot,
+    run_swarm,
+)
+from kofn.launch.scenario import (
+    BrokerSection,
+    GameSection,
+    HostSection,
+    Scenario,
+    check_poll_size,
+    load_scenario,
+)
+
+RUNS = Path("runs")
+
+
+def demo(
+    robots: Annotated[int, typer.Option(help="Fleet size n.")] = 20,
+    k: Annotated[int, typer.Option("--k", help="Robots polled per step.")] = 5,
+    steps: Annotated[int, typer.Option(help="Steps of 6 simulated seconds.")] = 40,
+    hosts: Annotated[int, typer.Option(help="Processes that the swarm is split over.")] = 2,
+    broker: Annotated[
+        str, typer.Option(help="auto, mosquitto, amqtt or mqtt://host:port.")
+    ] = "auto",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Broker port; 0: a free one.")] = 0,
+    move_success: Annotated[
+        float, typer.Option(help="Chance of a move to arrive, in the model that is learned from.")
+    ] = 0.7,
+    control: Annotated[bool, typer.Option(help="Also play a uniformly random control.")] = True,
+    video: Annotated[bool, typer.Option(help="Film the run.")] = True,
+    seed: options.Seed = 1,
+    out: options.Runs = RUNS,
+    json: options.Json = False,
+) -> None:
+    """Learn a policy and steer a PyBullet swarm with it, over a real broker."""
+    from kofn.launch.fleet import run_scenario
+
+    check_poll_size(k, robots)
+    if not 1 <= hosts <= robots:
+        raise InputError(f"hosts {hosts} must lie in 1..{robots}, the number of robots")
+    split = [robots // hosts + (i < robots % hosts) for i in range(hosts)]
+    scenario = Scenario(
+        name="demo",
+        seed=seed,
+        k=k,
+        steps=steps,
+        control=control,
+        game=GameSection(parameters={"move_success": move_success}),
+        broker=BrokerSection(choice=broker, port=port),
+        hosts=[HostSection(name=f"sim-{i}", robots=count) for i, count in enumerate(split)],
+    ).checked()
+    result = run_scenario(scenario, runs=out, video=video)
+    emit(result, _story(result), as_json=json)
+
+
+def up(
+    scenario: Annotated[str, typer.Argument(help="A scenario file, or the name of one of ours.")],
+    broker: Annotated[str | None, typer.Option(help="Instead of the scenario's broker.")] = None,
+    steps: Annotated[int | None, typer.Option(help="Instead of the scenario's steps.")] = None,
+    seed: Annotated[int | None, typer.Option(min=0, help="Instead of the scenario's seed.")] = None,
+    video: Annotated[bool, typer.Option(help="Film the run.")] = True,
+    out: options.Runs = RUNS,
+    json: options.Json = False,
+) -> None:
+    """Start everything that a scenario names, and report."""
+    from kofn.launch.fleet import run_scenario
+
+    chosen = load_scenario(scenario)
+    if broker is not None:
+        chosen = msgspec.structs.replace(
+            chosen, broker=BrokerSection(choice=broker, port=chosen.broker.port)
+        )
+    if steps is not None:
+        chosen = msgspec.structs.replace(chosen, steps=steps)
+    if seed is not None:
+        chosen = msgspec.structs.replace(chosen, seed=seed)
+    result = run_scenario(chosen.checked(), runs=out, video=video)
+    emit(result, _story(result), as_json=json)
+
+
+def controller(
+    policy: Annotated[Path, typer.Option(help="Policy file.")],
+    k: Annotated[int, typer.Option("--k", help="Robots polled per step.")],
+    robots: Annotated[int, typer.Option(help="Fleet size; the run starts when so many are there.")],
+    steps: Annotated[int, typer.Option(help="Steps to make.")],
+    broker: options.BrokerUrl,
+    fleet: options.Fleet = "fleet",
+    credentials: options.Credentials = None,
+    mqtt: options.Mqtt = "auto",
+    period: options.Period = 6.0,
+    speed: options.Speed = 1.0,
+    dispatcher: Annotated[
+        str, typer.Option(help="policy, or random for a control run.")
+    ] = "policy",
+    memory: Annotated[str, typer.Option(help="auto, none, or a cap in agents.")] = "auto",
+    wait: Annotated[float, typer.Option(help="How long to wait for the fleet, s.")] = 30.0,
+    folder: Annotated[
+        Path | None, typer.Option(help="Existing folder to record into; default: a new one.")
+    ] = None,
+    epoch_file: Annotated[
+        Path | None, typer.Option(help="Counter of controller starts; default: in --out.")
+    ] = None,
+    steps_to_log: Annotated[bool, typer.Option(hidden=True)] = False,
+    verbose: options.Verbose = False,
+    seed: options.Seed = 0,
+    out: options.Runs = RUNS,
+    json: options.Json = False,
+) -> None:
+    """Run the global controller alone, against a fleet that others started."""
+    configure_logging(verbose=verbose)
+    table: dict[str, Any] = {
+        "fleet": fleet,
+        "name": fleet,
+        "k": k,
+        "robots": robots,
+        "steps": steps,
+        "period_s": period,
+        "seed": seed,
+        "dispatcher": dispatcher,
+        "memory": memory if memory in {"auto", "none"} else _number("--memory", memory),
+        "wait_s": wait,
+    }
+    try:
+        config = msgspec.convert(table, ControllerConfig)
+    except msgspec.ValidationError as error:
+        raise InputError(str(error)) from error
+    run_folder = RunFolder(folder) if folder is not None else RunFolder.create(out, fleet)
+    summary = run_controller(
+        _connection(fleet, broker, credentials, mqtt),
+        config,
+        policy=policy,
+        folder=run_folder,
+        epoch_file=epoch_file if epoch_file is not None else out / ".epochs" / fleet,
+        speed=speed,
+        progress=_log_step if steps_to_log or sys.stderr.isatty() else None,
+    )
+    result = {"run_dir": str(run_folder.path), **msgspec.to_builtins(summary)}
+    lines = [
+        f"{summary.steps} steps, {summary.replies_used} answers used of {summary.polls_sent} polls",
+        f"poll round p50 {summary.poll_p50_ms:.1f} ms, p99 {summary.poll_p99_ms:.1f} ms",
+        f"run folder {run_folder.path}",
+    ]
+    emit(result, lines, as_json=json)
+
+
+def swarm(
+    host: options.HostName,
+    robots: Annotated[int, typer.Option(help="Robots in this world.")],
+    broker: options.BrokerUrl,
+    fleet: options.Fleet = "fleet",
+    credentials: options.Credentials = None,
+    mqtt: options.Mqtt = "auto",
+    world: Annotated[str, typer.Option(help="Simulator: bullet.")] = "bullet",
+    pace: options.PaceOption = "lockstep",
+    period: options.Period = 6.0,
+    speed: options.Speed = 1.0,
+    arena: options.Arena = "{}",
+    log: options.Log = None,
+    verbose: options.Verbose = False,
+    seed: options.Seed = 0,
+    json: options.Json = False,
+) -> None:
+    """Run one host of simulated robots until it is stopped."""
+    configure_logging(verbose=verbose)
+    config = SwarmConfig(
+        host=host,
+        robots=robots,
+        world=world,
+        pace=pace,
+        speed=speed,
+        period_s=period,
+        seed=seed,
+        layout=_layout(arena),
+        log=log,
+    )
+    counters = run_swarm(_connection(fleet, broker, credentials, mqtt), config)
+    emit({"host": host, "robots": robots, "counters": counters}, [], as_json=json)
+
+
+def robot(
+    host: options.HostName,
+    broker: options.BrokerUrl,
+    fleet: options.Fleet = "fleet",
+    credentials: options.Credentials = None,
+    mqtt: options.Mqtt = "auto",
+    driver: Annotated[str, typer.Option(help="Name of the driver.")] = "dry_run",
+    zone: Annotated[int, typer.Option(min=0, help="Zone in which the robot stands.")] = 0,
+    period: options.Period = 6.0,
+    speed: options.Speed = 1.0,
+    arena: options.Arena = "{}",
+    log: options.Log = None,
+    verbose: options.Verbose = False,
+    seed: options.Seed = 0,
+    json: options.Json = False,
+) -> None:
+    """Run the host of one robot behind a driver until it is stopped."""
+    configure_logging(verbose=verbose)
+    config = RobotConfig(
+        host=host,
+        driver=driver,
+        speed=speed,
+        period_s=period,
+        seed=seed,
+        zone=zone,
+        layout=_layout(arena),
+        log=log,
+    )
+    counters = run_robot(_connection(fleet, broker, credentials, mqtt), config)
+    emit({"host": host, "robots": 1, "counters": counters}, [], as_json=json)
+
+
+def _connection(fleet: str, url: str, credentials: Path | None, mqtt: Protocol) -> Connection:
+    username, password = read_credentials(credentials)
+    return Connection(fleet=fleet, url=url, username=username, password=password, protocol=mqtt)
+
+
+def _layout(arena: str) -> RingLayout:
+    try:
+        return msgspec.json.decode(arena.encode(), type=RingLayout)
+    except msgspec.MsgspecError as error:
+        raise InputError(f"--arena: {error}") from error
+
+
+def _number(option: str, text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        raise InputError(f"{option} {text!r} is not auto, none or a number") from None
+
+
+def _log_step(decision: Decision) -> None:
+    counts = " ".join(map(str, decision.counts))
+    sys.stderr.write(f"step={decision.t} target={decision.g} next={decision.u} polled=[{counts}]\n")
+    sys.stderr.flush()
+
+
+def _story(result: dict[str, Any]) -> list[str]:
+    """What a person wants to know of a run."""
+
+    def against_random(key: str) -> str:
+        value, random = result[key], result.get(f"{key}_random")
+        return f"{value:.2f}" + (f" (uniformly random: {random:.2f})" if random is not None else "")
+
+    return [
+        f"{result['robots']} robots, {result['k']} polled per step, {result['steps']} steps, "
+        f"broker {result['broker']}, {result['wall_s']:.0f} s",
+        "share of robots in the target zone, last ten steps: "
+        + against_random("mean_share_in_target_last10"),
+        "mean reward per step: " + against_random("mean_reward"),
+        f"{result['replies_used']} robot states were asked for and used in all; poll round p50 "
+        f"{result['poll_p50_ms']:.1f} ms, p99 {result['poll_p99_ms']:.1f} ms",
+        f"report, film and record: {result['run_dir']}",
+    ]

@@ -1,0 +1,128 @@
+# SPDX-License-Identifier: MIT
+"""What people install is what the folders hold."""
+
+import json
+import os
+import subprocess
+import sys
+import venv
+import zipfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+ROOMS = ("controller", "hardware", "sim", "launch")
+
+
+def modules_in_folders() -> set[str]:
+    """Dotted names of all modules below the rooms."""
+    return {
+        ".".join(("kofn", *path.relative_to(ROOT).with_suffix("").parts)).removesuffix(".__init__")
+        for room in ROOMS
+        for path in (ROOT / room).rglob("*.py")
+    }
+
+
+def data_in_folders() -> set[str]:
+    """Files below the rooms that are not Python, as paths inside the wheel."""
+    return {
+        f"kofn/{path.relative_to(ROOT).as_posix()}"
+        for room in ROOMS
+        for path in (ROOT / room).rglob("*")
+        if path.is_file() and path.suffix != ".py" and "__pycache__" not in path.parts
+    }
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Build the wheel from a copy of what the repository holds."""
+    out = tmp_path_factory.mktemp("wheel")
+    source = tmp_path_factory.mktemp("source")
+    for name in ("pyproject.toml", "README.md", "LICENSE", *ROOMS):
+        subprocess.run(["cp", "-r", str(ROOT / name), str(source)], check=True)
+    subprocess.run(
+        [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "-w", str(out), str(source)],
+        check=True,
+    )
+    (built,) = out.glob("kofn-*.whl")
+    return built
+
+
+@pytest.fixture(scope="module")
+def clean_python(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A new virtual environment with the wheel, its declared dependencies, and nothing else."""
+    home = tmp_path_factory.mktemp("venv")
+    venv.create(home, with_pip=True)
+    python = home / "bin" / "python"
+    subprocess.run(
+        [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", f"{wheel}[all]"],
+        check=True,
+        cwd=home,
+    )
+    return python
+
+
+def test_the_wheel_holds_every_file_of_the_folders(wheel: Path) -> None:
+    names = zipfile.ZipFile(wheel).namelist()
+    modules = {
+        name.removesuffix(".py").replace("/", ".").removesuffix(".__init__")
+        for name in names
+        if name.endswith(".py")
+    }
+    assert modules == modules_in_folders()
+    assert data_in_folders() <= set(names)
+
+
+@pytest.mark.timeout(400)
+def test_every_module_imports_from_the_wheel_in_a_clean_environment(clean_python: Path) -> None:
+    names = sorted(modules_in_folders() - {"kofn.launch.__main__"})
+    code = (
+        "import importlib, json, sys\n"
+        f"found = {{name: importlib.import_module(name).__file__ for name in {names!r}}}\n"
+        "print(json.dumps(found))"
+    )
+    done = subprocess.run(
+        [clean_python, "-c", code],
+        check=True,
+        capture_output=True,
+        text=True,
+        cwd=clean_python.parent,
+        env={"PATH": os.environ["PATH"]},
+    )
+    found = json.loads(done.stdout.splitlines()[-1])
+    assert set(found) == set(names)
+    outside = [path for path in found.values() if not path.startswith(str(clean_python.parents[1]))]
+    assert not outside
+
+
+@pytest.mark.timeout(400)
+def test_the_installed_command_works_from_any_folder(clean_python: Path, tmp_path: Path) -> None:
+    done = subprocess.run(
+        [clean_python.parent / "kofn", "--help"],
+        check=True,
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+    )
+    assert "demo" in done.stdout
+
+
+def test_foreign_packages_called_launch_and_controller_do_not_break_ours(tmp_path: Path) -> None:
+    # ROS 2 ships a package `launch`, Webots one called `controller`.
+    for name in ("launch", "controller"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "__init__.py").write_text("FOREIGN = True\n")
+    code = (
+        "import launch, controller\n"
+        "assert launch.FOREIGN and controller.FOREIGN\n"
+        "import kofn.launch.scenario, kofn.controller.core.errors\n"
+    )
+    # -c puts the working directory, where the foreign packages are, first on the path.
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=tmp_path)
+    subprocess.run(
+        [sys.executable, "-c", code],
+        check=True,
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(tmp_path)},
+    )
