@@ -63,6 +63,8 @@ class OptionSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
         Distances of centres at which pushing starts and is full, in robot radii; its weight
         against the carrot's. Pushing has to start nearer than the lanes are apart, or parked
         robots slow the movers.
+    wall_margin
+        Gap to a wall below which it pushes, in robot radii; lanes must keep more.
     speed_spread
         Standard deviation of the speed factor around 1.
     """
@@ -76,10 +78,18 @@ class OptionSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     avoid_far: float = 3.0
     avoid_near: float = 2.0
     avoid_weight: float = 1.2
+    wall_margin: float = 0.5
     speed_spread: float = 0.1
 
     def __post_init__(self) -> None:
-        for name in ("speed_mps", "w_max_radps", "turn_gain", "look_ahead_rad", "core"):
+        for name in (
+            "speed_mps",
+            "w_max_radps",
+            "turn_gain",
+            "look_ahead_rad",
+            "core",
+            "wall_margin",
+        ):
             value = getattr(self, name)
             if not (math.isfinite(value) and value > 0):
                 raise InputError(f"option setting {name} = {value} must be finite and above 0")
@@ -190,6 +200,15 @@ class OptionController:
         total: FloatArray = np.einsum("ij,ijk->ik", strength, unit)
         return total
 
+    def _wall_push(self, radius: FloatArray) -> FloatArray:
+        """Push of the walls outward (inward: negative), shape (n,), full where a robot touches."""
+        layout, margin = self.layout, self.settings.wall_margin * self.layout.robot_radius_m
+        from_inner = radius - layout.robot_radius_m - layout.inner_m
+        from_outer = layout.outer_m - layout.robot_radius_m - radius
+        push: FloatArray = np.clip(1.0 - from_inner / margin, 0.0, 1.0)
+        push = push - np.clip(1.0 - from_outer / margin, 0.0, 1.0)
+        return push
+
     def command(
         self, poses: FloatArray, push: FloatArray | None = None
     ) -> tuple[FloatArray, FloatArray]:
@@ -228,6 +247,10 @@ class OptionController:
         direction /= np.maximum(np.hypot(direction[:, 0], direction[:, 1]), 1e-9)[:, None]
         if push is not None:
             direction += settings.avoid_weight * push
+        # A wheeled robot that leans on a wall with its nose cannot turn away from it: both wheels
+        # slip, and the one with more load wins. So walls push too, and it turns on the spot.
+        outward = np.stack([x, y], axis=1) / np.maximum(radius, 1e-9)[:, None]
+        direction += settings.avoid_weight * self._wall_push(radius)[:, None] * outward
         error = wrap(np.arctan2(direction[:, 1], direction[:, 0]) - heading)
         v = settings.speed_mps * self._factor * np.maximum(0.0, np.cos(error))
         w = np.clip(settings.turn_gain * error, -settings.w_max_radps, settings.w_max_radps)
