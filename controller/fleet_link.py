@@ -18,6 +18,7 @@ from kofn.controller.config import ControllerConfig
 from kofn.controller.core.errors import InputError, RunError
 from kofn.controller.link.clock import Clock
 from kofn.controller.link.messages import (
+    Ack,
     Cmd,
     Conn,
     Ctl,
@@ -46,7 +47,8 @@ COMMAND_TTL_MS = 10_000
 ROUNDS_KEPT = 8
 """Late answers to so many past rounds are told from forged ones."""
 
-_RETAINED_KINDS = frozenset({"conn", "roster", "halt"})
+_RETAINED_KINDS = frozenset({"conn", "roster", "halt", "ctl"})
+_NAMELESS_KINDS = frozenset({"halt", "ctl"})
 
 
 class Record(Protocol):
@@ -105,6 +107,7 @@ class FleetLink:
         self._rounds: deque[PollRound] = deque(maxlen=ROUNDS_KEPT)
         self._step: Step | None = None
         self._step_unsent = False
+        self._announced = False
         self._refused: Tally = Counter()
         self._complained: set[tuple[str, str]] = set()
 
@@ -118,6 +121,7 @@ class FleetLink:
                 will=lambda c: self._presence("CONNECTION_BROKEN", c),
                 birth=self._birth,
                 queue=4096 + 8 * self._config.robots,
+                fleet=self._config.fleet,
             ),
             timeout_s,
         )
@@ -194,7 +198,8 @@ class FleetLink:
         Raises
         ------
         RunError
-            The fleet was halted, or the broker has been gone for longer than `wait_s`.
+            The fleet was halted, another controller has taken over, or the broker has been gone
+            for longer than `wait_s`.
         """
         message = self._transport.receive(max(0.0, timeout_s))
         self._watch_connection()
@@ -253,7 +258,7 @@ class FleetLink:
         if inbound.retained and kind not in _RETAINED_KINDS:
             self._complain(host, f"retained {kind}")
             return
-        if kind != "halt" and not NAME_PATTERN.fullmatch(host):
+        if kind not in _NAMELESS_KINDS and not NAME_PATTERN.fullmatch(host):
             self._complain(host[:64], f"{kind} under a bad host name")
             return
         try:
@@ -279,8 +284,12 @@ class FleetLink:
             event = decode(Event, payload)
             self._record.write("event", event, host)
             log.info("event host=%s code=%s n=%d text=%s", host, event.code, event.n, event.text)
+        elif kind == "ack":
+            self._record.write("ack", decode(Ack, payload), host)
         elif kind == "halt":
             self._on_halt(decode(Halt, payload))
+        elif kind == "ctl":
+            self._on_ctl(decode(Ctl, payload))
 
     def _on_reply(self, host: str, reply: Reply, at_s: float) -> None:
         self._record.write("reply", reply, host)
@@ -305,6 +314,27 @@ class FleetLink:
         if halt.ep >= self._epoch:
             reason = f": {halt.why}" if halt.why else ""
             raise RunError(f"{halt.by} halted the fleet up to epoch {halt.ep}{reason}")
+
+    def _on_ctl(self, ctl: Ctl) -> None:
+        """Give way to another controller: two of them would evict each other from the broker.
+
+        The retained presence of an earlier controller comes before our own first one; a foreign one
+        after it belongs to a controller that has logged in since. Hosts obey the higher epoch.
+        """
+        if ctl.b == self._boot:
+            self._announced = True
+        elif ctl.ep >= self._epoch and self._announced:
+            raise RunError(
+                f"another controller, of epoch {ctl.ep}, has taken over fleet "
+                f"{self._config.fleet!r}; this one has epoch {self._epoch}"
+            )
+        elif ctl.ep >= self._epoch:
+            log.warning(
+                "the fleet has had a controller of epoch %d, this one has %d: hosts that remember "
+                "it will not obey (is this the epoch counter of that controller?)",
+                ctl.ep,
+                self._epoch,
+            )
 
     def _refuse(self, host: str, why: str) -> None:
         """Tell a host that it may not take part."""

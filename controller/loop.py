@@ -38,7 +38,7 @@ WAKE_WALL_S = 0.2
 """At least so often (seconds of the operating system) the loop looks whether it should stop."""
 
 BURST_MESSAGES = 1000
-"""Messages taken in a row before the frame is computed again."""
+"""Most messages taken in a row without a look at anything else."""
 
 EMPTY_FRAME_REPEATS = 8
 """How often a step is repeated while the frame is empty, before the run is given up."""
@@ -172,6 +172,12 @@ class ControlLoop:
             raise _StopRequested
         self._link.receive(min(deadline_s - self._clock.now(), self._slice_s))
 
+    def _drain(self) -> None:
+        """Take in what has arrived already."""
+        for _ in range(BURST_MESSAGES):
+            if not self._link.receive(0.0):
+                return
+
     def _gather(self) -> None:
         """Wait until the expected number of robots is in the frame."""
         config, link = self._config, self._link
@@ -183,9 +189,7 @@ class ControlLoop:
                     f"{config.wait_s:g} s ({link.roster.describe()})"
                 )
             self._receive(deadline_s)
-            burst = BURST_MESSAGES
-            while burst and link.receive(0.0):  # a fleet announces itself all at once
-                burst -= 1
+            self._drain()  # a fleet announces itself all at once; the frame is computed once then
         self._robots_at_start = len(link.frame.ids)
         log.info("fleet complete robots=%d (%s)", len(link.frame.ids), link.roster.describe())
 
@@ -213,8 +217,12 @@ class ControlLoop:
         g, u = self._dispatcher.first_target(), FIRST_ACTION
         self._next_tick_s = self._clock.now()
         for t in range(self._config.steps):
-            self._await_frame()
-            skipped = self._await_tick()
+            skipped = 0
+            while True:
+                self._await_frame()
+                skipped += self._await_tick()
+                if self._link.frame.ids:  # the last host may have left while the tick was awaited
+                    break
             u = self._play(t, g, u, skipped)
             self._dispatcher.predict(g)  # robots move from z(t) to z(t+1) under g(t)
             g = self._dispatcher.next_target(t, g, u)
@@ -272,6 +280,8 @@ class ControlLoop:
         while not poll_round.is_closed(self._clock.now()):
             self._receive(poll_round.deadline_s)
         latency_ms = 1000 * self._clock.to_wall_s(self._clock.now() - sent_s)
+        if not poll_round.complete:
+            self._drain()  # an answer counts by when it arrived, not by when it is read
         outcome = poll_round.close()
         fresh = len(outcome.zones)
         self._dispatcher.learn(outcome.counts)

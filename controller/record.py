@@ -4,11 +4,12 @@
     runs/<UTC time>-<name>/
         config.toml     effective settings, one table per part
         policy.npz      the policy that was applied
-        run.mcap        every message sent and heard, and every decision (opens in Foxglove)
+        run.mcap        messages sent and heard, and every decision (opens in Foxglove)
         summary.json    figures; absent while the run is going on or when it was killed
         hosts/*.jsonl   what hosts logged for themselves;  logs/*.log  stderr of processes
 
-`run.mcap` has one channel per kind of message (`/step`, `/reply`, ..) with a JSON schema; records
+`run.mcap` has one channel per kind of message (`/step`, `/reply`, ..) with a JSON schema; a step
+that is repeated, and messages that are refused before they are decoded, are not in it. Records
 are not chunked and are flushed once a step, so the file of a killed controller is whole up to its
 last step but for one torn record, which the reader ignores.
 """
@@ -45,6 +46,7 @@ KINDS: dict[str, type[messages.Message] | type[Decision]] = {
     "conn": messages.Conn,
     "roster": messages.Roster,
     "cmd": messages.Cmd,
+    "ack": messages.Ack,
     "event": messages.Event,
     "halt": messages.Halt,
     "decision": Decision,
@@ -259,7 +261,7 @@ def read_run(folder: Path) -> Iterator[Entry]:
                 try:
                     host = address.decode(record.data).host
                     message = decoders[kind].decode(record.data)
-                except msgspec.MsgspecError as error:
+                except (msgspec.MsgspecError, UnicodeDecodeError) as error:
                     raise InputError(f"{path} has a damaged /{kind} record: {error}") from error
                 yield Entry(kind, host, message, record.log_time)
 
@@ -274,7 +276,7 @@ def _whole_records(records: Iterator[Any]) -> Iterator[Any]:
     """Yield records up to the end, or up to the torn one."""
     try:
         yield from records
-    except (McapError, struct.error, EOFError):
+    except (McapError, struct.error, EOFError, ValueError):  # bad text or lengths are ValueErrors
         return
 
 

@@ -222,6 +222,8 @@ class HostAgent:
             self._reporter.report(code, text, self._clock.now())
         elif verdict is Verdict.REPEAT and self._done is not None:
             self._publish("done", self._done)
+        elif code == "step_old_epoch":  # a controller that nobody obeys should hear why
+            self._reporter.report(code, text, now_s)
 
     def _take(self, step: Step, received_s: float) -> None:
         core, bank = self._core, self._bank

@@ -67,6 +67,7 @@ class Announcer:
             will=lambda connection: self._presence("CONNECTION_BROKEN", connection),
             birth=self._birth,
             newest_only=frozenset({self._topics.step}),
+            fleet=self._topics.fleet,
         )
 
     def update(self, have: Sequence[str]) -> Outbound:

@@ -8,7 +8,8 @@ answer does not depend on when its poll arrives, nor on what the world did since
 | event | condition | effect |
 |---|---|---|
 | step | (ep, t) is the latch's | not acted on again; a lockstep host repeats `Done` |
-| step | (ep, t) below the latch's, or ep below the highest seen | dropped |
+| step | (ep, t) below the latch's | dropped |
+| step | ep below the highest seen | dropped, reported |
 | step | older than its ttl when it came (realtime) | dropped |
 | step | forbidden by halt or command, policy not held, wrong spaces | hold, polls answered flag 2 |
 | step | otherwise | taken |
@@ -182,7 +183,8 @@ class HostCore:
     def judge(self, step: Step, received_s: float, now_s: float) -> Judgement:
         """Decide about a live step; `HOLD` verdicts are in force at once."""
         if step.ep < self._highest_ep:
-            return self._counted(Verdict.DROP, "step_old_epoch")
+            text = f"step of epoch {step.ep}, but a controller of epoch {self._highest_ep} was here"
+            return self._counted(Verdict.DROP, "step_old_epoch", text)
         self._highest_ep = step.ep
         latch = self.latch
         if latch and (step.ep, step.t) <= (latch.ep, latch.t):

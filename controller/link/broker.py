@@ -121,7 +121,8 @@ def start_broker(
     Raises
     ------
     InputError
-        Unknown choice, unusable user, a port out of range or in use.
+        Unknown choice, unusable user, a port out of range or in use, a folder that cannot be
+        written.
     RunError
         No broker to start, nothing answers at the URL, or the broker does not come up; the
         sentence ends with the last line of its log.
@@ -136,8 +137,11 @@ def start_broker(
     if port is not None:
         _check_free(port)
     workdir = workdir.resolve()
-    workdir.mkdir(mode=0o700, parents=True, exist_ok=True)
-    workdir.chmod(0o700)
+    try:
+        workdir.mkdir(mode=0o700, parents=True, exist_ok=True)
+        workdir.chmod(0o700)
+    except OSError as error:
+        raise InputError(f"cannot use broker folder {workdir}: {error.strerror}") from error
     # A login of this start only: whoever accepts it, and refuses another password, is our child.
     probe_user = BrokerUser(_PROBE_NAME, make_password(), "probe")
     recipe = _choose(choice, fleet, [*users, probe_user], workdir)
@@ -192,9 +196,13 @@ def _choose(choice: str, fleet: str, users: Sequence[BrokerUser], workdir: Path)
 def _launch(
     recipe: _Recipe, port: int, user: BrokerUser, workdir: Path, deadline_s: float
 ) -> Broker:
-    argv = recipe.prepare(port)
     log = workdir / LOG_NAME
-    with log.open("wb") as output:
+    try:
+        argv = recipe.prepare(port)
+        output = log.open("wb")
+    except OSError as error:  # a full disk, most likely
+        raise RunError(f"cannot write to broker folder {workdir}: {error.strerror}") from error
+    with output:
         process = spawn_child(
             argv, cwd=workdir, stdin=subprocess.DEVNULL, stdout=output, stderr=output
         )

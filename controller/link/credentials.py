@@ -7,7 +7,7 @@ PBKDF2-HMAC-SHA512, the format of mosquitto 2.
 
 | role | writes | reads |
 |---|---|---|
-| controller | ctl step halt poll/+ cmd/+ pol/+ | rep/+ done/+ conn/+ roster/+ ack/+ evt/+ halt |
+| controller | ctl step halt {poll cmd pol}/+ | ctl halt {rep done conn roster ack evt}/+ |
 | host h | rep/h done/h conn/h roster/h ack/h evt/h | step ctl halt pol/+ poll/h cmd/h pose/h |
 | operator | halt | ctl conn/+ halt |
 | observer | - | ctl step halt conn/+ roster/+ evt/+ |
@@ -38,7 +38,7 @@ _WRITES: dict[Role, str] = {
     "probe": "",
 }
 _READS: dict[Role, str] = {
-    "controller": "rep/+ done/+ conn/+ roster/+ ack/+ evt/+ halt",
+    "controller": "rep/+ done/+ conn/+ roster/+ ack/+ evt/+ halt ctl",
     "host": "step ctl halt pol/+ poll/{host} cmd/{host} pose/{host}",
     "operator": "ctl conn/+ halt",
     "observer": "ctl step halt conn/+ roster/+ evt/+",

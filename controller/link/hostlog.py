@@ -13,6 +13,8 @@ from typing import Self
 
 import msgspec
 
+from kofn.controller.core.errors import InputError, RunError
+
 
 class Header(msgspec.Struct, frozen=True, kw_only=True, tag="header", tag_field="row"):
     """First line: who, and the arena that the poses live in.
@@ -55,22 +57,40 @@ HostLogRow = Header | StepTaken | Poses
 
 
 class HostLog:
-    """Appends rows to a file; each step row is flushed so that a killed host leaves whole lines."""
+    """Appends rows to a file; each step row is flushed so that a killed host leaves whole lines.
+
+    Raises
+    ------
+    InputError
+        The file cannot be opened.
+    RunError
+        From `write` and `close`: it cannot be written any more.
+    """
 
     def __init__(self, path: Path) -> None:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        self._file = path.open("wb")
+        self._path = path
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._file = path.open("wb")
+        except OSError as error:
+            raise InputError(f"cannot write host log {path}: {error.strerror}") from error
         self._encoder = msgspec.json.Encoder()
 
     def write(self, row: HostLogRow) -> None:
         """Append one row."""
-        self._file.write(self._encoder.encode(row) + b"\n")
-        if not isinstance(row, Poses):
-            self._file.flush()
+        try:
+            self._file.write(self._encoder.encode(row) + b"\n")
+            if not isinstance(row, Poses):
+                self._file.flush()
+        except OSError as error:
+            raise RunError(f"cannot write host log {self._path}: {error.strerror}") from error
 
     def close(self) -> None:
         """Flush and close; idempotent."""
-        self._file.close()
+        try:
+            self._file.close()  # closed for good, also when its last rows cannot be flushed
+        except OSError as error:
+            raise RunError(f"cannot write host log {self._path}: {error.strerror}") from error
 
     def __enter__(self) -> Self:
         return self

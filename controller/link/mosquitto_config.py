@@ -6,6 +6,7 @@ import pwd
 from collections.abc import Sequence
 from pathlib import Path
 
+from kofn.controller.core.errors import InputError
 from kofn.controller.link.credentials import BrokerUser, hash_password, rights_of
 
 CONFIG_NAME = "mosquitto.conf"
@@ -17,7 +18,18 @@ def write_mosquitto_files(
     """Write all files into `folder` (readable by us only) and return the configuration's path.
 
     Paths in it are relative: start mosquitto with `folder` as its working directory.
+
+    Raises
+    ------
+    InputError
+        A user name with a colon, which a password file cannot hold.
     """
+    for user in users:
+        if ":" in user.name:
+            raise InputError(
+                f"mosquitto takes no colon in a user name: rename {user.name!r}, or use the "
+                "broker amqtt"
+            )
     _write_private(folder / "passwords", "".join(_password_lines(users)))
     _write_private(folder / "acl", acl_text(fleet, users))
     config = folder / CONFIG_NAME

@@ -183,9 +183,10 @@ class MqttTransport:
         return False
 
     def _make_client(self, version: MQTTProtocolVersion, session: Session) -> Client:
+        shared = self._username is None and session.fleet  # nothing but the id keeps fleets apart
         client = Client(
             CallbackAPIVersion.VERSION2,
-            client_id=session.client_id,
+            client_id=f"{session.fleet}.{session.client_id}" if shared else session.client_id,
             protocol=version,
         )
         client.connect_timeout = _CONNECT_TIMEOUT_S

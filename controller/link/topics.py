@@ -71,7 +71,7 @@ class Topics:
     def controller_filters(self) -> tuple[tuple[str, int], ...]:
         """(filter, QoS) that the controller subscribes to."""
         plus = (("rep", 0), ("done", 0), ("conn", 1), ("roster", 1), ("ack", 1), ("evt", 0))
-        return (*((self.of(kind, "+"), qos) for kind, qos in plus), (self.halt, 1))
+        return (*((self.of(kind, "+"), qos) for kind, qos in plus), (self.halt, 1), (self.ctl, 1))
 
     def host_filters(self, host: str) -> tuple[tuple[str, int], ...]:
         """(filter, QoS) that the host named `host` subscribes to."""

@@ -34,7 +34,7 @@ class Session(NamedTuple):
     Attributes
     ----------
     client_id
-        Identity on the broker; equals the user name where credentials are used.
+        Identity on the broker within the fleet; equals the user name of our own credentials.
     filters
         (topic filter, QoS) to subscribe to.
     will
@@ -46,6 +46,8 @@ class Session(NamedTuple):
         Topics of which only the newest unread message is kept (a step repairs a lost step).
     queue
         How many unread messages are kept; the oldest is dropped and counted beyond that.
+    fleet
+        Put before the client id on a broker without logins, where several fleets may meet.
     """
 
     client_id: str
@@ -54,6 +56,7 @@ class Session(NamedTuple):
     birth: Callable[[int], Sequence[Outbound]]
     newest_only: frozenset[str] = frozenset()
     queue: int = 4096
+    fleet: str = ""
 
 
 class Transport(Protocol):

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: MIT
 """Settings, epochs and random streams."""
 
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +62,12 @@ def test_epoch_rises_at_each_start_and_is_persisted_before_use(tmp_path: Path) -
     assert [next_epoch(counter) for _ in range(3)] == [1, 2, 3]
     assert counter.read_text() == "3\n"
     assert list(counter.parent.iterdir()) == [counter]
+
+
+def test_controllers_that_start_at_once_get_epochs_of_their_own(tmp_path: Path) -> None:
+    with ThreadPoolExecutor(8) as pool:
+        epochs = list(pool.map(lambda _: next_epoch(tmp_path / "epochs"), range(80)))
+    assert sorted(epochs) == list(range(1, 81))
 
 
 @pytest.mark.parametrize("content", [b"", b"-1", b"7.5", b"seven", b"\xff", b"9" * 30])

@@ -16,7 +16,8 @@ from kofn.controller.core.game import Game
 from kofn.controller.core.policy import Policy
 from kofn.controller.link.hostlog import StepTaken, read_host_log
 from kofn.controller.link.memory import Faults
-from kofn.controller.link.messages import Cmd, Halt, Reply, encode
+from kofn.controller.link.messages import Cmd, Ctl, Halt, Reply, encode
+from kofn.controller.link.transport import Session
 from kofn.controller.record import read_run
 from kofn.controller.results import Decision
 
@@ -337,6 +338,84 @@ def test_broker_gone_for_good_ends_the_run_after_the_wait(make_fleet: Any) -> No
         loop.run()
     assert fleet.folder.read_summary()["steps"] >= 4
     assert fleet.clock.now() < 20.0
+
+
+def test_controller_gives_way_to_a_later_one(make_fleet: Any) -> None:
+    fleet = make_fleet(4)
+    first, folder = fleet.loop(steps=50, epoch=1), None
+
+    def second(decision: Decision) -> None:
+        nonlocal folder
+        if decision.t == 3 and folder is None:
+            folder = fleet.folder.path
+            summary, _ = fleet.run(steps=5, epoch=2)  # evicts the first from the broker
+            assert (summary.completed, summary.fallback_steps) == (True, 0)
+            fleet.bus._join(first._transport)  # the first reconnects, as a transport does
+
+    first._progress = second
+    with pytest.raises(RunError, match="another controller, of epoch 2, has taken over fleet"):
+        first.run()
+
+
+def test_later_controller_is_not_disturbed_by_one_of_an_earlier_epoch(make_fleet: Any) -> None:
+    fleet = make_fleet(4)
+    fleet.run(steps=2, epoch=4)
+    stale = None
+
+    def forge(decision: Decision) -> None:
+        nonlocal stale
+        if decision.t == 2:
+            stale = fleet.bus.transport()
+            stale.open(Session("old", [], lambda c: None, lambda c: []))
+            ctl = Ctl(ep=4, b="x", c=9, st="ONLINE", pace="lockstep", period=1, hold=1)
+            stale.publish("kofn1/test/ctl", encode(ctl), qos=1, retain=True)
+
+    assert fleet.run(steps=6, epoch=5, progress=forge)[0].completed
+    assert stale is not None
+
+
+def test_epoch_counter_that_went_back_is_explained(
+    make_fleet: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    fleet = make_fleet(3)
+    fleet.run(steps=2, epoch=7)
+    with pytest.raises(RunError, match="no robot could be polled"):
+        fleet.run(steps=2, epoch=3)
+    assert "the fleet has had a controller of epoch 7, this one has 3" in caplog.text
+    assert "step_old_epoch" in {event.code for event in sent(fleet, "event")}
+
+
+def test_answer_that_arrived_in_time_counts_when_it_is_read_late(make_fleet: Any) -> None:
+    fleet = make_fleet(3, 4)
+    loop = fleet.loop(steps=3)
+    transport, receive, stalls = loop._transport, loop._transport.receive, []
+
+    def stalled(timeout_s: float) -> Any:
+        if loop._link._rounds and len(stalls) < len(loop._link._rounds):
+            stalls.append(fleet.clock.now())
+            fleet.bus._deliver_due()  # polls reach the hosts, answers the inbox; nobody reads them
+            fleet.clock.advance_to(fleet.clock.now() + 60.0)  # this process was stopped
+            return None
+        return receive(timeout_s)
+
+    transport.receive = stalled
+    summary = loop.run()
+    assert len(stalls) == 3
+    assert (summary.replies_used, summary.late, summary.fallback_steps) == (9, 0, 0)
+
+
+def test_host_that_leaves_between_two_ticks_is_waited_for(make_fleet: Any) -> None:
+    fleet = make_fleet()
+    fleet.add("robot", 2, pace="realtime")
+
+    def lose(decision: Decision) -> None:
+        if decision.t == 1:
+            fleet.kill("robot")
+
+    with pytest.raises(RunError, match="no robot could be polled"):
+        fleet.run(k=2, steps=4, progress=lose)
+    assert [step.t for step in sent(fleet, "step")] == [0, 1]  # none into an empty room
+    assert [ctl.pace for ctl in sent(fleet, "ctl")] == ["lockstep", "realtime"]
 
 
 def test_host_that_joins_late_is_polled_from_the_next_step_on(make_fleet: Any) -> None:

@@ -16,6 +16,7 @@ from mcap.reader import make_reader
 
 from kofn.controller.core.errors import InputError
 from kofn.controller.core.policy import Policy
+from kofn.controller.link.messages import Halt
 from kofn.controller.record import KINDS, Recorder, RunFolder, read_decisions, read_run
 from kofn.controller.results import Decision
 
@@ -67,7 +68,7 @@ def test_record_opens_in_any_mcap_reader_with_a_schema_per_kind(make_fleet: Any)
             assert schema is not None
             properties = json.loads(schema.data)["properties"]
             assert json.loads(message.data).keys() <= properties.keys()
-    assert topics == {f"/{kind}" for kind in KINDS} - {"/cmd", "/event", "/halt"}
+    assert topics == {f"/{kind}" for kind in KINDS} - {"/cmd", "/ack", "/event", "/halt"}
 
 
 def test_messages_are_recorded_with_their_host(make_fleet: Any) -> None:
@@ -101,6 +102,29 @@ def test_record_torn_at_any_byte_gives_its_whole_records(tmp_path: Path) -> None
         (torn / "run.mcap").write_bytes(whole[:size])
         expected = sum(end <= size for end in ends)
         assert read_decisions(torn) == written[:expected]
+
+
+@pytest.mark.parametrize("tail", [bytes(4000), b"\xff" * 4000, b"\x03" + bytes(9) + b"\xff" * 400])
+def test_record_that_ends_in_rubbish_gives_its_whole_records(tmp_path: Path, tail: bytes) -> None:
+    recorder = Recorder(tmp_path / "run.mcap", wall_ns=lambda: 1)
+    recorder.write("decision", decision(0))
+    recorder.flush()
+    whole = (tmp_path / "run.mcap").read_bytes()
+    recorder.close()
+    for cut in range(len(whole), len(whole) + 9):  # what a power cut leaves: blocks never written
+        torn = whole + tail[: cut - len(whole)] + tail
+        (tmp_path / "run.mcap").write_bytes(torn)
+        assert read_decisions(tmp_path) == [decision(0)]
+
+
+def test_record_with_a_damaged_text_is_named(tmp_path: Path) -> None:
+    recorder = Recorder(tmp_path / "run.mcap")
+    recorder.write("halt", Halt(ep=1, by="somebody"))
+    recorder.close()
+    whole = (tmp_path / "run.mcap").read_bytes()
+    (tmp_path / "run.mcap").write_bytes(whole.replace(b"somebody", b"some\xff\xffdy"))
+    with pytest.raises(InputError, match=r"run\.mcap has a damaged /halt record"):
+        list(read_run(tmp_path))
 
 
 def test_record_of_a_killed_process_is_whole_up_to_its_last_flush(tmp_path: Path) -> None:

@@ -95,9 +95,12 @@ def test_log_torn_at_any_byte_is_read_up_to_its_last_line(tmp_path: Path) -> Non
             assert read_truth(tmp_path).t.tolist() == list(range(steps))
 
 
-def test_file_that_is_no_host_log_is_named(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "line", [b"{}", b"\xff", b'{"row":"\xff"}', b'{"row":"header","host":"\xff"}']
+)
+def test_file_that_is_no_host_log_is_named(tmp_path: Path, line: bytes) -> None:
     (tmp_path / "hosts").mkdir()
-    (tmp_path / "hosts" / "x.jsonl").write_text("{}\n")
+    (tmp_path / "hosts" / "x.jsonl").write_bytes(line + b"\n")
     with pytest.raises(InputError, match=r"x\.jsonl is not a host log"):
         read_truth(tmp_path)
 

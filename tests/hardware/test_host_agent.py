@@ -196,6 +196,13 @@ def test_ctl_of_a_higher_epoch_makes_older_steps_inert_and_moves_nothing(rig: An
     assert len(rig.bank.applied) == 1
 
 
+def test_controller_of_an_old_epoch_hears_why_nobody_obeys(rig: Any) -> None:
+    rig.send(ctl(ep=7), retained=True)
+    rig.step(0, ep=6)
+    (event,) = [e for e in rig.all(Event) if e.code == "step_old_epoch"]
+    assert event.text == "step of epoch 6, but a controller of epoch 7 was here"
+
+
 def ctl(ep: int = 1, **changes: Any) -> Ctl:
     fields: dict[str, Any] = {
         "ep": ep,

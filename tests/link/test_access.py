@@ -40,7 +40,7 @@ def may_read(user: str, topic: str) -> bool:
     kind, _, name = topic.partition("/")
     match user:
         case "controller":
-            return kind in {*HOST_WRITES, "halt"}
+            return kind in {*HOST_WRITES, "halt", "ctl"}
         case "h1" | "h2":
             return kind in {"step", "ctl", "halt", "pol"} or (
                 kind in {"poll", "cmd", "pose"} and name == user

@@ -247,6 +247,33 @@ def test_unusable_users_are_bad_input(
         start_broker("amqtt", fleet=FLEET, users=users, workdir=tmp_path)
 
 
+def test_a_folder_that_cannot_be_made_is_bad_input(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(InputError, match=r"cannot use broker folder .*: Not a directory"):
+        start_broker("amqtt", fleet=FLEET, users=USERS, workdir=tmp_path / "file" / "broker")
+
+
+def test_a_folder_without_room_is_one_sentence(tmp_path: Path) -> None:
+    (tmp_path / "broker.log").mkdir()  # stands for any file that cannot be opened
+    with pytest.raises(RunError, match=r"cannot write to broker folder .*: Is a directory"):
+        start_broker("amqtt", fleet=FLEET, users=USERS, workdir=tmp_path)
+
+
+def test_a_colon_in_a_user_name_works_or_is_refused_in_one_sentence(
+    kind: str, tmp_path: Path
+) -> None:
+    users = [BrokerUser("a:b", "p", "host")]
+    if kind == "mosquitto":
+        with pytest.raises(InputError, match="mosquitto takes no colon in a user name"):
+            start_broker(kind, fleet=FLEET, users=users, workdir=tmp_path)
+        return
+    with start_broker(kind, fleet=FLEET, users=users, workdir=tmp_path) as broker:
+        answer = probe(
+            parse_url(broker.url), client_id="a:b", username="a:b", password=users[0].password
+        )
+    assert answer is Connack.ACCEPTED
+
+
 _PARENT = """
 import sys, time
 from pathlib import Path

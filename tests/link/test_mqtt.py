@@ -2,6 +2,7 @@
 """`MqttTransport` against real brokers and against peers that are none."""
 
 import os
+import shutil
 import signal
 import socket
 import statistics
@@ -20,7 +21,8 @@ from kofn.controller.core.errors import InputError, RunError
 from kofn.controller.link.broker import Broker
 from kofn.controller.link.clock import MonotonicClock
 from kofn.controller.link.mqtt import MqttTransport, Protocol
-from kofn.controller.link.transport import Outbound
+from kofn.controller.link.topics import Topics
+from kofn.controller.link.transport import Outbound, Session
 
 
 @pytest.fixture
@@ -89,6 +91,41 @@ def test_a_client_without_a_name_is_refused(mqtt_wire: MqttWire) -> None:
     anonymous = MqttTransport(broker.url, MonotonicClock(), protocol=broker.protocol)
     with pytest.raises(RunError, match="refused the login of None"):
         anonymous.open(presence("h1"))
+
+
+@pytest.fixture
+def open_broker(tmp_path: Path) -> Iterator[str]:
+    """A mosquitto that asks for no login, as somebody's own may; its URL."""
+    program = shutil.which("mosquitto")
+    if program is None:
+        pytest.skip("mosquitto is not on PATH")
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+    config = tmp_path / "open.conf"
+    config.write_text(f"listener {port} 127.0.0.1\nallow_anonymous true\n")
+    with subprocess.Popen(
+        [program, "-c", str(config)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    ) as process:
+        yield f"mqtt://127.0.0.1:{port}"
+        process.terminate()
+
+
+@pytest.mark.broker
+def test_fleets_on_one_broker_without_logins_do_not_evict_each_other(open_broker: str) -> None:
+    fleets = [Topics(name) for name in ("red", "blue")]
+    transports = [MqttTransport(open_broker, MonotonicClock(), protocol="5") for _ in fleets]
+    for transport, topics in zip(transports, fleets, strict=True):
+        filters = topics.controller_filters()
+        session = Session("controller", filters, lambda _: None, lambda _: (), fleet=topics.fleet)
+        transport.open(session)
+    for transport, topics in zip(transports, fleets, strict=True):
+        transport.publish(topics.halt, topics.fleet.encode())  # subscribed to: it comes back
+        message = transport.receive(5.0)
+        assert message is not None
+        assert message.payload == topics.fleet.encode()
+    assert [transport.statistics["connections"] for transport in transports] == [1, 1]
+    for transport in transports:
+        transport.close()
 
 
 def test_no_broker_is_one_sentence() -> None:

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kofn.controller.core.errors import InputError
+from kofn.controller.core.errors import InputError, RunError
 from kofn.controller.link.address import parse_url
 from kofn.controller.link.amqtt_access import covers
 from kofn.controller.link.clock import FakeClock, MonotonicClock
@@ -60,7 +60,7 @@ def test_reserved_names_are_no_hosts(name: str) -> None:
 
 def test_both_sides_use_at_most_eight_filters_and_no_hash_sign() -> None:
     for filters in (Topics("f").controller_filters(), Topics("f").host_filters("h")):
-        assert len(filters) == 7
+        assert 7 <= len(filters) <= 8
         assert not any("#" in topic for topic, _ in filters)
 
 
@@ -210,3 +210,19 @@ def test_a_host_log_with_a_torn_last_line_is_read_up_to_it(tmp_path: Path) -> No
     with path.open("ab") as file:
         file.write(b'{"row":"step","ep":1')
     assert list(read_host_log(path)) == [header, Poses(time_s=0.1, p=[(1.0, 2.0, 3.0)]), step]
+
+
+def test_a_host_log_that_cannot_be_made_is_bad_input(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(InputError, match=r"cannot write host log .*h\.jsonl: "):
+        HostLog(tmp_path / "file" / "h.jsonl")
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no device that is always full")
+def test_a_host_log_on_a_full_disk_is_one_sentence() -> None:
+    log = HostLog(Path("/dev/full"))
+    with pytest.raises(RunError, match="cannot write host log /dev/full: No space left on device"):
+        log.write(StepTaken(ep=1, t=0, g=2, u=1, time_s=0.0, z=[3], a=[1]))
+    with pytest.raises(RunError, match="cannot write host log /dev/full: No space left on device"):
+        log.close()
+    log.close()
