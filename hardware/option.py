@@ -205,9 +205,9 @@ class OptionController:
         layout, margin = self.layout, self.settings.wall_margin * self.layout.robot_radius_m
         from_inner = radius - layout.robot_radius_m - layout.inner_m
         from_outer = layout.outer_m - layout.robot_radius_m - radius
-        push: FloatArray = np.clip(1.0 - from_inner / margin, 0.0, 1.0)
-        push = push - np.clip(1.0 - from_outer / margin, 0.0, 1.0)
-        return push
+        outward: FloatArray = np.clip(1.0 - from_inner / margin, 0.0, 1.0)
+        inward: FloatArray = np.clip(1.0 - from_outer / margin, 0.0, 1.0)
+        return outward - inward
 
     def command(
         self, poses: FloatArray, push: FloatArray | None = None

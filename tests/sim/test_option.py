@@ -153,3 +153,21 @@ def test_bad_input_is_refused_in_one_sentence() -> None:
         OptionSettings(speed_mps=math.nan)
     with pytest.raises(InputError, match="avoid_far"):
         OptionSettings(avoid_far=1.0)
+
+
+@pytest.mark.parametrize(("radius", "inwards"), [(1.10, True), (1.90, False)])
+@pytest.mark.parametrize("action", [1, 2])
+def test_a_robot_with_its_nose_on_a_wall_turns_on_the_spot(
+    radius: float, action: int, *, inwards: bool
+) -> None:
+    """Its wheels must turn against each other: driving on, both slip and it stays pinned."""
+    layout, track_m = RingLayout(), 0.16
+    controller = OptionController(layout, 1, np.random.default_rng(0))
+    along = math.pi / 2 if action == 1 else -math.pi / 2
+    to_wall = math.pi if inwards else 0.0
+    # Half way between the way it wants to go and the wall.
+    nose = to_wall + 0.5 * ((along - to_wall + math.pi) % (2 * math.pi) - math.pi)
+    pose = np.array([[radius, 0.0, nose]])
+    controller.start(np.array([action]), pose)
+    v, w = controller.command(pose)
+    assert v[0] < abs(w[0]) * track_m / 2
