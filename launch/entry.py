@@ -10,6 +10,10 @@ import signal
 import sys
 from collections.abc import Sequence
 from types import FrameType
+from typing import Any
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
+RETRY_S = 0.02
 
 
 class Interrupted(BaseException):
@@ -18,9 +22,27 @@ class Interrupted(BaseException):
 
 def _interrupt(number: int, _frame: FrameType | None) -> None:
     # A second signal must not break the cleanup that the first one started.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    _ignore_signals()
     raise Interrupted("Ctrl-C" if number == signal.SIGINT else "SIGTERM")
+
+
+def _ignore_signals() -> None:
+    for number in SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
+
+
+def _raise_again(dropped: Any) -> None:
+    """Bring back an `Interrupted` that Python dropped, as it does in destructors and callbacks."""
+    if not isinstance(dropped.exc_value, Interrupted):
+        sys.__unraisablehook__(dropped)
+        return
+    name = str(dropped.exc_value)
+
+    def later(_number: int, _frame: FrameType | None) -> None:
+        raise Interrupted(name)
+
+    signal.signal(signal.SIGALRM, later)
+    signal.setitimer(signal.ITIMER_REAL, RETRY_S)
 
 
 def _say(sentence: str) -> None:
@@ -34,8 +56,7 @@ def run(arguments: Sequence[str]) -> int:
         from kofn.controller.core.errors import InputError, RunError
         from kofn.launch.cli import app
     except Interrupted as signalled:
-        _say(f"stopped by {signalled}")
-        return 1
+        return _stopped(signalled)
     try:
         code = app(args=list(arguments), prog_name="kofn", standalone_mode=False)
     except InputError as error:
@@ -45,9 +66,7 @@ def run(arguments: Sequence[str]) -> int:
         _say(str(error))
         return 1
     except Interrupted as signalled:
-        notes = "; ".join(getattr(signalled, "__notes__", []))
-        _say(f"stopped by {signalled}" + (f"; {notes}" if notes else ""))
-        return 1
+        return _stopped(signalled)
     except BrokenPipeError:
         # `kofn replay RUN | head`: the reader has seen enough.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -62,11 +81,22 @@ def run(arguments: Sequence[str]) -> int:
     return int(code or 0)
 
 
+def _stopped(signalled: Interrupted) -> int:
+    _say("; ".join([f"stopped by {signalled}", *getattr(signalled, "__notes__", [])]))
+    return 1
+
+
 def main() -> None:
     """Entry point of the console script."""
-    signal.signal(signal.SIGINT, _interrupt)
-    signal.signal(signal.SIGTERM, _interrupt)
-    sys.exit(run(sys.argv[1:]))
+    sys.unraisablehook = _raise_again
+    try:
+        for number in SIGNALS:
+            signal.signal(number, _interrupt)
+        code = run(sys.argv[1:])
+        _ignore_signals()  # the work is done; what Python does at its end must not be broken off
+    except Interrupted as signalled:
+        code = _stopped(signalled)
+    sys.exit(code)
 
 
 if __name__ == "__main__":

@@ -7,8 +7,9 @@ for themselves. With `control` it then plays the same seed once more with a disp
 that act uniformly at random.
 """
 
-import inspect
+import os
 import secrets
+import shutil
 import sys
 import tempfile
 import time
@@ -23,84 +24,17 @@ import numpy as np
 from kofn.controller.core.errors import InputError, RunError
 from kofn.controller.core.game import Game
 from kofn.controller.core.policy import Policy
-from kofn.controller.core.presets import PRESETS, load_game
 from kofn.controller.link.broker import Broker, BrokerUser, start_broker
 from kofn.controller.record import RunFolder
 from kofn.launch.entry import Interrupted
-from kofn.launch.output import Progress, note
+from kofn.launch.output import Progress
 from kofn.launch.parts import write_credentials
-from kofn.launch.scenario import GameSection, HostSection, Scenario
+from kofn.launch.preparing import load_policy, train_policy
+from kofn.launch.scenario import HostSection, Scenario
 from kofn.launch.supervise import Child, Supervisor
-from kofn.launch.training import train
-from kofn.launch.truth import mean_reward, read_truth, share_in_target
-
-LAST_STEPS = 10
+from kofn.launch.truth import LAST_STEPS, mean_reward, read_truth, share_in_target
 
 Dispatcher = Literal["policy", "random"]
-
-
-def build_game(section: GameSection) -> Game:
-    """Return the game that a scenario names, with its parameters.
-
-    Raises
-    ------
-    InputError
-        Unknown game, or a parameter that the preset does not have (with those that it has).
-    """
-    if not section.parameters:
-        return load_game(section.name)
-    preset = PRESETS.get(section.name)
-    known = list(inspect.signature(preset).parameters) if preset is not None else []
-    for key in section.parameters:
-        if key not in known:
-            raise InputError(
-                f"game {section.name!r} has no parameter {key!r}; "
-                f"known are {', '.join(known) or 'none'}"
-            )
-    if preset is None:
-        return load_game(section.name)
-    whole = {
-        key: int(value) if value == int(value) else value
-        for key, value in section.parameters.items()
-    }
-    return preset(**whole)
-
-
-def load_policy(scenario: Scenario) -> tuple[Game, Policy | None]:
-    """Return the scenario's game, and the policy of its policy file if it names one.
-
-    Raises
-    ------
-    InputError
-        A damaged file, a policy that was made for another game, or a game that does not fit the
-        arena.
-    """
-    game = build_game(scenario.game)
-    if game.n_local != scenario.arena.zones:
-        raise InputError(
-            f"game {game.name!r} has {game.n_local} zones, the arena has {scenario.arena.zones}"
-        )
-    if not scenario.policy.file:
-        return game, None
-    policy = Policy.load(scenario.policy.file)
-    policy.check_game(game)
-    return game, policy
-
-
-def train_policy(scenario: Scenario, game: Game) -> Policy:
-    """Learn a policy for the scenario's fleet."""
-    started = time.monotonic()
-    note(f"training a policy for {game.name}: k={scenario.k}, n={scenario.robots} ...")
-    solution = train(
-        game,
-        k=scenario.k,
-        n=scenario.robots,
-        grid=scenario.policy.grid,
-        objective=scenario.policy.objective,
-        seed=scenario.seed,
-    )
-    note(f"trained in {time.monotonic() - started:.1f} s")
-    return solution.policy
 
 
 def run_scenario(scenario: Scenario, *, runs: Path, video: bool = True) -> dict[str, Any]:
@@ -127,8 +61,7 @@ def run_scenario(scenario: Scenario, *, runs: Path, video: bool = True) -> dict[
     game, policy = load_policy(scenario)
     users = [BrokerUser("controller", secrets.token_urlsafe(18), "controller")]
     users += [BrokerUser(h.name, secrets.token_urlsafe(18), "host") for h in scenario.hosts]
-    with tempfile.TemporaryDirectory(prefix="kofn-") as private:
-        workdir = Path(private)
+    with _private_folder() as workdir:
         for user in users:
             write_credentials(workdir / f"{user.name}.json", user.name, user.password)
         # The broker first: a port in use or a missing broker is known before minutes of training.
@@ -139,7 +72,8 @@ def run_scenario(scenario: Scenario, *, runs: Path, video: bool = True) -> dict[
             workdir=workdir / "broker",
             port=scenario.broker.port or None,
         ) as broker:
-            policy = policy or train_policy(scenario, game)
+            _check_writable(runs)
+            policy = policy or train_policy(scenario, game, lambda: _check_broker(broker))
             folder = RunFolder.create(runs, scenario.name)
             with _naming(folder):
                 summary, control = _play(folder, scenario, policy, broker, workdir)
@@ -148,6 +82,39 @@ def run_scenario(scenario: Scenario, *, runs: Path, video: bool = True) -> dict[
         draw(folder.path, video=video and scenario.video)
     result["wall_s"] = round(time.monotonic() - started, 2)
     return result
+
+
+@contextmanager
+def _private_folder() -> Iterator[Path]:
+    """A folder for passwords that is gone afterwards, whenever a signal comes."""
+    folder = Path(tempfile.gettempdir()) / f"kofn-{secrets.token_hex(8)}"
+    try:
+        try:
+            folder.mkdir(mode=0o700)
+        except OSError as error:
+            raise RunError(f"cannot make folder {folder}: {error.strerror}") from error
+        try:
+            yield folder
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+    finally:
+        # A signal may break off the removal above; after the first one signals are ignored.
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _check_writable(runs: Path) -> None:
+    """Refuse a folder that no run can be recorded in, before minutes of training."""
+    try:
+        runs.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"cannot make folder {runs}: {error.strerror}") from error
+    if not os.access(runs, os.W_OK | os.X_OK):
+        raise InputError(f"folder {runs} may not be written by this user")
+
+
+def _check_broker(broker: Broker) -> None:
+    if not broker.alive():
+        raise RunError(f"the {broker.kind} broker died")
 
 
 @contextmanager
@@ -268,8 +235,7 @@ class _Runner:
 
     def _watch(self, controller: Child, progress: Progress) -> None:
         """Show the controller's last `step=.. ..` line; notice a dead broker."""
-        if not self._broker.alive():
-            raise RunError(f"the {self._broker.kind} broker died")
+        _check_broker(self._broker)
         words = controller.last_words()
         if words.startswith("step="):
             step, _, detail = words.partition(" ")
@@ -341,11 +307,18 @@ def _explicit(scenario: Scenario) -> dict[str, Any]:
     return table
 
 
-def _measure(folder: RunFolder, game: Game) -> dict[str, float]:
-    """Share in the target zone and mean reward, over all robots, from the hosts' own logs."""
+def _measure(folder: RunFolder, game: Game) -> dict[str, float | None]:
+    """Share in the target zone and mean reward, over all robots, from the hosts' own logs.
+
+    None (JSON has no NaN) where no robot was available.
+    """
     truth = read_truth(folder.path)
-    share = share_in_target(truth)
+    share = share_in_target(truth)[-LAST_STEPS:]
+    share = share[np.isfinite(share)]
+    reward = mean_reward(truth, game)
     return {
-        f"mean_share_in_target_last{LAST_STEPS}": round(float(np.nanmean(share[-LAST_STEPS:])), 4),
-        "mean_reward": round(float(mean_reward(truth, game)), 4),
+        f"mean_share_in_target_last{LAST_STEPS}": round(float(share.mean()), 4)
+        if share.size
+        else None,
+        "mean_reward": round(reward, 4) if np.isfinite(reward) else None,
     }

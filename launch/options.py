@@ -8,9 +8,10 @@ import typer
 
 from kofn.controller.link.messages import Pace
 from kofn.controller.link.mqtt import Protocol
+from kofn.launch.seeds import MAX_SEED
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")]
-Seed = Annotated[int, typer.Option(min=0, help="Seed of everything random.")]
+Seed = Annotated[int, typer.Option(min=0, max=MAX_SEED, help="Seed of everything random.")]
 Runs = Annotated[Path, typer.Option("--out", help="Folder in which the run folder is made.")]
 Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Log what happens on stderr.")]
 

@@ -18,7 +18,7 @@ from kofn.controller.core.errors import InputError, RunError
 from kofn.controller.core.policy import Policy
 from kofn.controller.epoch import next_epoch
 from kofn.controller.link.clock import Clock, MonotonicClock
-from kofn.controller.link.hostlog import Header, HostLog
+from kofn.controller.link.hostlog import HostLog
 from kofn.controller.link.messages import Pace
 from kofn.controller.link.mqtt import MqttTransport, Protocol
 from kofn.controller.link.topics import check_host
@@ -28,6 +28,7 @@ from kofn.controller.results import Decision, Summary
 from kofn.hardware.agent import HostAgent
 from kofn.hardware.driver import Bank
 from kofn.hardware.ring import RingLayout
+from kofn.launch.scenario import check_time
 from kofn.launch.seeds import named_seed
 from kofn.launch.signals import StopFlag
 
@@ -112,6 +113,7 @@ def run_swarm(connection: Connection, config: SwarmConfig) -> dict[str, int]:
     from kofn.sim.quiet import quiet_stdout
 
     check_host(config.host)
+    check_time(config.period_s, config.speed)
     if config.world != "bullet":
         raise InputError(f"unknown world {config.world!r}; known is bullet")
     clock = MonotonicClock(config.speed)
@@ -155,34 +157,22 @@ def run_robot(connection: Connection, config: RobotConfig) -> dict[str, int]:
     from kofn.hardware.drivers.registry import make_driver
 
     check_host(config.host)
+    check_time(config.period_s, config.speed)
     if not 0 <= config.zone < config.layout.zones:
         raise InputError(f"zone {config.zone} must lie in 0..{config.layout.zones - 1}")
     clock = MonotonicClock(config.speed)
-    name = f"{config.host}.r0"
-    seed = named_seed(config.seed, "driver", config.host)
     with _log_of(config.log) as log:
         bank = DriverBank(
             make_driver(config.driver, clock),
-            robot=name,
+            robot=f"{config.host}.r0",
             layout=config.layout,
             clock=clock,
             start=pose_in_zone(config.layout, config.zone),
             option_s=config.period_s,
-            seed=seed,
+            seed=named_seed(config.seed, "driver", config.host),
             log=log,
+            host=config.host,
         )
-        if log is not None:
-            log.write(
-                Header(
-                    host=config.host,
-                    robots=[name],
-                    arena=config.layout.as_arena(),
-                    option_s=config.period_s,
-                    seed=seed,
-                    backend=config.driver,
-                    versions={"kofn": version("kofn")},
-                )
-            )
         return _serve(connection, config.host, bank, clock, config.seed, log)
 
 
@@ -190,7 +180,7 @@ def run_controller(
     connection: Connection,
     config: ControllerConfig,
     *,
-    policy: Path,
+    policy: Policy,
     folder: RunFolder,
     epoch_file: Path,
     speed: float = 1.0,
@@ -201,22 +191,21 @@ def run_controller(
     Raises
     ------
     InputError
-        A damaged policy, or settings that cannot be.
+        The folder holds a run already, or the epoch counter cannot be used.
     RunError
         The fleet did not appear, vanished, or the run was stopped by a signal.
     """
-    loaded = Policy.load(policy)
     clock = MonotonicClock(speed)
     stop = StopFlag()
     loop = ControlLoop(
         config,
-        loaded,
+        policy,
         connection.transport(clock),
         clock,
         folder,
         next_epoch(epoch_file),
         progress=progress,
-        should_stop=stop.install(),
+        should_stop=stop,
     )
     summary = loop.run()
     if stop():
@@ -256,7 +245,7 @@ def _serve(
     agent.open()
     stop = StopFlag()
     try:
-        agent.run(stop.install())
+        agent.run(stop)
     finally:
         agent.close()
     if stop.signal == "Ctrl-C":

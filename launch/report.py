@@ -10,14 +10,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from kofn.controller.core.errors import InputError
+from kofn.controller.core.errors import InputError, RunError
 from kofn.controller.core.policy import Policy
 from kofn.controller.record import RunFolder, read_decisions
 from kofn.controller.results import Decision
-from kofn.launch.truth import Truth, read_truth, rewards, share_in_target
+from kofn.launch.truth import LAST_STEPS, Truth, read_truth, rewards, share_in_target
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -25,7 +26,6 @@ if TYPE_CHECKING:
 IntArray = npt.NDArray[np.int64]
 FloatArray = npt.NDArray[np.float64]
 
-LAST_STEPS = 10
 MANY_STEPS = 60
 LEARNED, RANDOM, TARGET, GOOD, BAD = "#1f5fa8", "#b0762b", "#d62728", "#2a8f4c", "#d62728"
 ANSWERS = (
@@ -49,6 +49,16 @@ STYLE: dict[Any, Any] = {
 }
 
 
+class _Settings(msgspec.Struct, frozen=True):
+    """What the picture says of the controller's settings, as far as they were written down."""
+
+    name: str | None = None
+    k: int | None = None
+    steps: int | None = None
+    seed: int | None = None
+    dispatcher: str = "policy"
+
+
 @dataclass(frozen=True, slots=True)
 class _Run:
     """What is drawn of one run; `truth` and `game` may be lacking."""
@@ -57,7 +67,7 @@ class _Run:
     truth: Truth | None
     policy: Policy | None
     figures: dict[str, Any]
-    settings: dict[str, Any]
+    settings: _Settings
 
     @property
     def t(self) -> IntArray:
@@ -108,6 +118,8 @@ def write_report(folder: Path, control: Path | None = None) -> Path:
     ------
     InputError
         Not a run folder, no step recorded in it, or matplotlib is not installed.
+    RunError
+        The picture cannot be written.
     """
     try:
         import matplotlib as mpl
@@ -139,7 +151,10 @@ def write_report(folder: Path, control: Path | None = None) -> Path:
             ax.set_xlabel("step")
             ax.xaxis.set_major_locator(MaxNLocator("auto", integer=True))
         path = folder / "report.png"
-        figure.savefig(path, dpi=100)
+        try:
+            figure.savefig(path, dpi=100)
+        except OSError as error:
+            raise RunError(f"cannot write {path}: {error.strerror}") from error
     return path
 
 
@@ -151,23 +166,26 @@ def _load(folder: Path) -> _Run:
     except InputError:
         truth = None  # hosts of physical fleets keep their logs to themselves
     policy = Policy.load(run.policy) if run.policy.exists() else None
-    settings = run.read_config().get("controller", {})
+    try:
+        settings = msgspec.convert(run.read_config().get("controller", {}), _Settings)
+    except msgspec.ValidationError as error:
+        raise InputError(f"{folder / 'config.toml'}, table [controller]: {error}") from error
     return _Run(decisions, truth, policy, run.read_summary() or {}, settings)
 
 
 def _headline(folder: Path, run: _Run) -> str:
     """Three lines: what was steered how, how the run ended, and what a step is."""
     steps = len(run.decisions)
-    k = run.settings.get("k", max(len(decision.asked) for decision in run.decisions))
+    k = run.settings.k or max(len(decision.asked) for decision in run.decisions)
     frame = max(decision.frame for decision in run.decisions)
     robots = run.figures.get("robots", frame)
-    name = run.settings.get("name", folder.name)
-    wanted = run.settings.get("steps", steps)
+    name = run.settings.name or folder.name
+    wanted = run.settings.steps or steps
     if run.figures.get("completed"):
         end = f"all {steps} steps done"
     else:
         end = f"cut off after {steps} of {wanted} steps"
-    seed = run.settings.get("seed", "unknown")
+    seed = "unknown" if run.settings.seed is None else run.settings.seed
     return (
         f"Run \u201c{name}\u201d: {robots} robots steered by polling {k} of them per step\n"
         f"{end}, seed {seed}, {folder.name}\n"
@@ -264,7 +282,7 @@ def _draw_curves(share_ax: "Axes", reward_ax: "Axes", run: _Run, random: _Run | 
     share_ax.set_ylim(0, 1.02)
     reward_ax.set_title("Reward per step")
     reward_ax.set_ylabel("reward (robots' mean + dispatcher's)", fontsize=12)
-    main = "random" if run.settings.get("dispatcher") == "random" else "learned policy"
+    main = "random" if run.settings.dispatcher == "random" else "learned policy"
     curves = [(run, main, LEARNED)]
     if random is not None and random.decisions:
         curves.append((random, "control: random", RANDOM))
@@ -320,7 +338,7 @@ def _draw_answers(ax: "Axes", run: _Run) -> None:
         if column.any() or name in {"fresh", "missing"}:
             ax.bar(run.t, column, 0.85, base, color=colour, label=f"{name} ({column.sum()})")
             base += column
-    k = run.settings.get("k", int(base.max()))
+    k = run.settings.k or int(base.max())
     ax.axhline(k, color="#222222", lw=1.5, ls="--", label=f"poll size k = {k}")
     ax.set_ylim(0, max(k, base.max()) * 1.12)
     ax.set_title("Answers to the poll of each step")

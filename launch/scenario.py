@@ -28,10 +28,14 @@ import msgspec
 from msgspec import Meta
 
 from kofn.controller.core.errors import InputError
+from kofn.controller.link.clock import MonotonicClock
 from kofn.controller.link.topics import check_host, check_name
+from kofn.hardware.drivers.registry import make_driver
 from kofn.hardware.ring import RingLayout
+from kofn.launch.seeds import MAX_SEED
 
-Positive = Annotated[float, Meta(gt=0)]
+MIN_PERIOD_S, MAX_PERIOD_S = 0.1, 1e6
+MAX_SPEED = 1000.0
 
 
 class Section(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -51,7 +55,7 @@ class PolicySection(Section, frozen=True, kw_only=True):
     file: str = ""
     grid: Annotated[int, Meta(ge=1)] | None = None
     objective: Literal["team", "selfish"] = "team"
-    memory: Annotated[float, Meta(gt=0)] | Literal["auto", "none"] = "auto"
+    memory: Annotated[float, Meta(ge=1, lt=1e9)] | Literal["auto", "none"] = "auto"
 
 
 class BrokerSection(Section, frozen=True, kw_only=True):
@@ -64,9 +68,9 @@ class BrokerSection(Section, frozen=True, kw_only=True):
 class TimeSection(Section, frozen=True, kw_only=True):
     """Length of an option and how fast fleet time passes (simulated hosts only)."""
 
-    period_s: Positive = 6.0
+    period_s: float = 6.0
     pace: Literal["lockstep", "realtime"] = "lockstep"
-    speed: Positive = 1.0
+    speed: float = 1.0
 
 
 class HostSection(Section, frozen=True, kw_only=True):
@@ -86,7 +90,7 @@ class Scenario(Section, frozen=True, kw_only=True):
 
     hosts: list[HostSection]
     name: str = "run"
-    seed: Annotated[int, Meta(ge=0)] = 0
+    seed: Annotated[int, Meta(ge=0, le=MAX_SEED)] = 0
     k: int = 5
     steps: int = 40
     control: bool = False
@@ -110,6 +114,8 @@ class Scenario(Section, frozen=True, kw_only=True):
     def checked(self) -> "Scenario":
         """Return self after the checks that need more than one key."""
         check_name("run", self.name)
+        if not self.name.strip("."):
+            raise InputError(f"run name {self.name!r} must hold more than dots: it names a file")
         if not self.hosts:
             raise InputError("scenario names no [[hosts]]: at least one is needed")
         names = [check_host(host.name) for host in self.hosts]
@@ -121,6 +127,8 @@ class Scenario(Section, frozen=True, kw_only=True):
                 raise InputError(
                     f"host {host.name!r} of kind 'robot' has 1 robot, not {host.robots}"
                 )
+            if host.kind == "robot":
+                make_driver(host.driver, MonotonicClock())  # refuses a driver that is not there
             if host.kind == "swarm" and host.robots > self.arena.capacity:
                 raise InputError(
                     f"host {host.name!r}: {host.robots} robots do not fit, this ring holds "
@@ -134,6 +142,7 @@ class Scenario(Section, frozen=True, kw_only=True):
         check_poll_size(self.k, self.robots)
         if self.steps < 1:
             raise InputError(f"steps {self.steps} must be at least 1")
+        check_time(self.time.period_s, self.time.speed)
         if self.pace == "lockstep" and self.time.speed != 1.0:
             raise InputError(
                 f"speed {self.time.speed:g} needs pace 'realtime': lockstep is as fast as it can"
@@ -147,6 +156,16 @@ def check_poll_size(k: int, n: int) -> None:
         raise InputError(f"poll size {k} must be at least 1")
     if k > n:
         raise InputError(f"poll size {k} exceeds fleet size {n}")
+
+
+def check_time(period_s: float, speed: float) -> None:
+    """Raise `InputError` unless a step lasts long enough to move in, and time passes."""
+    if not MIN_PERIOD_S <= period_s < MAX_PERIOD_S:
+        raise InputError(
+            f"period {period_s:g} s must be at least {MIN_PERIOD_S:g} and below {MAX_PERIOD_S:g} s"
+        )
+    if not 0 < speed <= MAX_SPEED:
+        raise InputError(f"speed {speed:g} must lie above 0 and be at most {MAX_SPEED:g}")
 
 
 def scenario_names() -> list[str]:
@@ -163,14 +182,16 @@ def load_scenario(path: str) -> Scenario:
         No such file, not TOML, an unknown key (with the known ones), or a value out of range.
     """
     file = Path(path)
-    if not file.exists() and "/" not in path:
-        file = _builtin_folder() / f"{path.removesuffix('.toml')}.toml"
-    if not file.is_file():
+    if file.stem in scenario_names() and not file.exists() and "/" not in path:
+        file = _builtin_folder() / f"{file.stem}.toml"
+    try:
+        tables = tomllib.loads(file.read_text(encoding="utf-8-sig"))
+    except FileNotFoundError:
         raise InputError(
             f"no scenario {path!r}: neither a file nor one of {', '.join(scenario_names())}"
-        )
-    try:
-        tables = tomllib.loads(file.read_text())
+        ) from None
+    except OSError as error:
+        raise InputError(f"cannot read scenario {path!r}: {error.strerror}") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise InputError(f"{path} is not TOML: {error}") from error
     _refuse_unknown_keys(tables, Scenario, path, "")

@@ -6,6 +6,8 @@ Each process, world and phase has its own stream, so changing one consumer does 
 
 import hashlib
 
+MAX_SEED = 2**63 - 1
+
 
 def named_seed(seed: int, *names: str) -> int:
     """Return a 63-bit seed for the consumer called `names`, a function of both alone."""

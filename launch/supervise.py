@@ -75,12 +75,6 @@ class Supervisor:
         self._children.append(child)
         return child
 
-    def check(self) -> None:
-        """Raise `RunError` when a child has ended that nobody asked to."""
-        for child in self._children:
-            if child.process.poll() is not None:
-                raise RunError(f"{child.name} {child.how_it_ended()}")
-
     def wait(self, child: Child, on_poll: Callable[[], None] = lambda: None) -> int:
         """Wait for `child` while watching the others; return its exit code.
 
@@ -90,9 +84,8 @@ class Supervisor:
             Another child ended meanwhile.
         """
         while child.process.poll() is None:
-            others = [other for other in self._children if other is not child]
-            for other in others:
-                if other.process.poll() is not None:
+            for other in self._children:
+                if other is not child and other.process.poll() is not None:
                     raise RunError(f"{other.name} {other.how_it_ended()}")
             on_poll()
             time.sleep(POLL_S)

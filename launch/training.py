@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: MIT
 """Training with a progress bar: what `kofn train` and `kofn up` share."""
 
+from collections.abc import Callable
 from typing import get_args
 
 from kofn.controller.core.alternation import Solution, alternating_marl
@@ -20,8 +21,11 @@ def train(
     restarts: int | None = None,
     rounds: int | None = None,
     seed: int = 0,
+    watch: Callable[[], None] = lambda: None,
 ) -> Solution:
     """Learn a policy; the parameters are those of `alternating_marl`.
+
+    `watch` is called whenever there is progress; what it raises ends the learning.
 
     Raises
     ------
@@ -33,6 +37,11 @@ def train(
         raise InputError(f"unknown objective {objective!r}; known are {', '.join(known)}")
     limits = {} if rounds is None else {"rounds": rounds}
     with Progress("learning") as progress:
+
+        def report(done: int, total: int, text: str) -> None:
+            watch()
+            progress.report(done, total, text)
+
         return alternating_marl(
             game,
             k,
@@ -41,6 +50,6 @@ def train(
             objective=known[objective],
             restarts=restarts,
             seed=seed,
-            progress=progress.report,
+            progress=report,
             **limits,
         )

@@ -34,6 +34,9 @@ from kofn.controller.record import read_decisions
 IntArray = npt.NDArray[np.int64]
 FloatArray = npt.NDArray[np.float64]
 
+LAST_STEPS = 10
+"""Steps at the end of a run over which its outcome is averaged."""
+
 
 @dataclass(frozen=True, slots=True)
 class Truth:
@@ -99,7 +102,23 @@ def share_in_target(truth: Truth) -> FloatArray:
 
 
 def rewards(truth: Truth, game: Game) -> FloatArray:
-    """Reward of each step, shape (T,); NaN where u is unknown or no robot acted."""
+    """Reward of each step, shape (T,); NaN where u is unknown or no robot acted.
+
+    Raises
+    ------
+    InputError
+        The logs hold a state or action that the game does not have.
+    """
+    for what, logged, limit in (
+        ("target", truth.g, game.n_global),
+        ("global action", truth.u, game.n_global_actions),
+        ("zone", truth.zones, game.n_local),
+        ("local action", truth.actions, game.n_local_actions),
+    ):
+        if logged.size and logged.max() >= limit:
+            raise InputError(
+                f"the host logs hold {what} {logged.max()}, game {game.name!r} has {limit} of them"
+            )
     acting = (truth.zones >= 0) & (truth.actions >= 0)
     local = game.r_l[truth.g[:, None], truth.zones, truth.actions]
     mean_local = _ratio(np.where(acting, local, 0.0).sum(axis=1), acting.sum(axis=1))
@@ -142,3 +161,5 @@ def _rows(path: Path) -> Iterator[HostLogRow]:
         yield from read_host_log(path)
     except (msgspec.MsgspecError, UnicodeDecodeError) as error:
         raise InputError(f"{path} is not a host log: {error}") from error
+    except OSError as error:
+        raise InputError(f"cannot read host log {path}: {error.strerror}") from error

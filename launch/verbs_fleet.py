@@ -10,6 +10,7 @@ import typer
 
 from kofn.controller.config import ControllerConfig
 from kofn.controller.core.errors import InputError
+from kofn.controller.core.policy import Policy
 from kofn.controller.link.mqtt import Protocol
 from kofn.controller.record import RunFolder
 from kofn.controller.results import Decision
@@ -31,8 +32,10 @@ from kofn.launch.scenario import (
     HostSection,
     Scenario,
     check_poll_size,
+    check_time,
     load_scenario,
 )
+from kofn.launch.seeds import MAX_SEED
 
 RUNS = Path("runs")
 
@@ -80,7 +83,9 @@ def up(
     scenario: Annotated[str, typer.Argument(help="A scenario file, or the name of one of ours.")],
     broker: Annotated[str | None, typer.Option(help="Instead of the scenario's broker.")] = None,
     steps: Annotated[int | None, typer.Option(help="Instead of the scenario's steps.")] = None,
-    seed: Annotated[int | None, typer.Option(min=0, help="Instead of the scenario's seed.")] = None,
+    seed: Annotated[
+        int | None, typer.Option(min=0, max=MAX_SEED, help="Instead of the scenario's seed.")
+    ] = None,
     video: Annotated[bool, typer.Option(help="Film the run.")] = True,
     out: options.Runs = RUNS,
     json: options.Json = False,
@@ -147,11 +152,15 @@ def controller(
         config = msgspec.convert(table, ControllerConfig)
     except msgspec.ValidationError as error:
         raise InputError(str(error)) from error
+    check_time(period, speed)
+    loaded = Policy.load(policy)
+    connection = _connection(fleet, broker, credentials, mqtt)
+    # After the checks: a command that is refused leaves no folder behind.
     run_folder = RunFolder(folder) if folder is not None else RunFolder.create(out, fleet)
     summary = run_controller(
-        _connection(fleet, broker, credentials, mqtt),
+        connection,
         config,
-        policy=policy,
+        policy=loaded,
         folder=run_folder,
         epoch_file=epoch_file if epoch_file is not None else out / ".epochs" / fleet,
         speed=speed,
@@ -261,8 +270,11 @@ def _story(result: dict[str, Any]) -> list[str]:
     """What a person wants to know of a run."""
 
     def against_random(key: str) -> str:
-        value, random = result[key], result.get(f"{key}_random")
-        return f"{value:.2f}" + (f" (uniformly random: {random:.2f})" if random is not None else "")
+        value, random = (
+            "unknown" if figure is None else f"{figure:.2f}"
+            for figure in (result[key], result.get(f"{key}_random"))
+        )
+        return value + (f" (uniformly random: {random})" if f"{key}_random" in result else "")
 
     return [
         f"{result['robots']} robots, {result['k']} polled per step, {result['steps']} steps, "

@@ -9,9 +9,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from kofn.controller.core.errors import InputError
 from kofn.controller.core.policy import Policy
 from kofn.controller.core.presets import arena
 from kofn.launch.entry import run
+from kofn.launch.truth import Truth, read_truth, rewards
 
 
 @pytest.fixture
@@ -81,12 +83,35 @@ def test_rows_that_do_not_sum_to_one_name_table_row_and_sum(
         (("replay", "."), "is not a run folder"),
         (("dance",), "No such command 'dance'"),
         (("demo", "--robots", "many"), "--robots"),
+        (("demo", "--move-success", "nan"), "move_success is nan, not a probability"),
+        (("demo", "--seed", str(2**63)), "--seed"),
+        (("up", "x" * 5000), "cannot read scenario"),
     ],
 )
 def test_a_bad_value_is_named_with_its_limit(
     refused: Refused, arguments: tuple[str, ...], part: str
 ) -> None:
     assert part in refused(*arguments)
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "part"),
+    [
+        ("--speed", "nan", "speed nan must lie above 0"),
+        ("--speed", "0", "speed 0 must lie above 0"),
+        ("--speed", "inf", "speed inf must lie above 0 and be at most 1000"),
+        ("--period", "nan", "period nan s must be at least 0.1"),
+        ("--period", "-1", "period -1 s must be at least 0.1"),
+        ("--period", "1e300", "period 1e+300 s must be at least 0.1 and below 1e+06 s"),
+    ],
+)
+@pytest.mark.parametrize("verb", ["swarm", "robot"])
+def test_a_host_refuses_a_time_that_cannot_pass(
+    refused: Refused, verb: str, option: str, value: str, part: str
+) -> None:
+    size = ("--robots", "2") if verb == "swarm" else ()
+    broker = "mqtt://127.0.0.1:1"
+    assert part in refused(verb, "--host", "h", "--broker", broker, *size, option, value)
 
 
 def test_an_unknown_key_of_a_scenario_is_named_with_the_known_ones(
@@ -120,6 +145,36 @@ def test_impossible_hosts_are_refused(
     refused: Refused, scenario: Callable[..., Path], hosts: str, part: str
 ) -> None:
     assert part in refused("up", str(scenario(hosts=hosts, k=1)))
+
+
+@pytest.mark.parametrize(
+    ("tables", "part"),
+    [
+        ("[time]\nperiod_s = nan", "period nan s must be at least 0.1"),
+        ("[time]\nspeed = inf\npace = 'realtime'", "speed inf must lie above 0"),
+        ("[game]\nparameters = { zones = 5.5 }", "'zones' of the game is 5.5, not a whole number"),
+        ("[game]\nparameters = { zones = 1e15 }", "does not fit in memory"),
+        ("[game]\nname = 'ring.toml'\nparameters = { a = 1.0 }", "takes no parameters"),
+        ("[game]\nparameters = { a = 1.0 }", "no parameter 'a'; known are zones"),
+    ],
+)
+def test_impossible_tables_are_refused(
+    refused: Refused, scenario: Callable[..., Path], tables: str, part: str
+) -> None:
+    path = scenario()
+    path.write_text(path.read_text() + tables + "\n")
+    assert part in refused("up", str(path))
+
+
+def test_a_driver_that_is_not_installed_is_refused_before_anything_starts(
+    refused: Refused, scenario: Callable[..., Path]
+) -> None:
+    hosts = '[[hosts]]\nname = "a"\nkind = "robot"\ndriver = "nope"'
+    assert "no driver is called 'nope'" in refused("up", str(scenario(hosts=hosts, k=1)))
+
+
+def test_a_run_name_of_dots_is_refused(refused: Refused, scenario: Callable[..., Path]) -> None:
+    assert "must hold more than dots" in refused("up", str(scenario(name="..")))
 
 
 def test_a_port_in_use_is_named(refused: Refused, scenario: Callable[..., Path]) -> None:
@@ -176,4 +231,17 @@ def test_nan_in_a_table_is_named(refused: Refused, tmp_path: Path) -> None:
     game = tiny_game(tmp_path / "g.toml")
     game.write_text(game.read_text().replace("r_g = [[0.0]", "r_g = [[nan]"))
     assert "r_g[0, 0] is nan" in refused("train", str(game), "--k", "2")
-    assert np.isnan(float("nan"))
+
+
+def test_logs_that_the_game_does_not_have_states_for_are_refused() -> None:
+    one = np.zeros(1, dtype=np.int64)
+    four_zones = arena(zones=4)
+    truth = Truth(one, one, one, np.array([[4]]), np.array([[0]]), ("a.r0",))
+    with pytest.raises(InputError, match="zone 4, game 'arena' has 4 of them"):
+        rewards(truth, four_zones)
+
+
+def test_a_host_log_that_cannot_be_read_is_named(tmp_path: Path) -> None:
+    (tmp_path / "hosts" / "a.jsonl").mkdir(parents=True)
+    with pytest.raises(InputError, match=r"cannot read host log .*a\.jsonl"):
+        read_truth(tmp_path)

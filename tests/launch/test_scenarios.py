@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from kofn_process import Kofn
 
-from kofn.launch.fleet import build_game
+from kofn.launch.preparing import build_game
 from kofn.launch.scenario import GameSection, load_scenario, scenario_names
 
 
@@ -33,6 +33,12 @@ def test_one_robot_makes_the_run_real_time() -> None:
 def test_parameters_reach_the_game() -> None:
     game = build_game(GameSection(parameters={"move_success": 0.4}))
     assert game.P_l[0, 2, 1, 3] == pytest.approx(0.4)
+
+
+def test_a_byte_order_mark_does_not_matter(scenario: Callable[..., Path]) -> None:
+    path = scenario()
+    path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
+    assert load_scenario(str(path)).k == 2
 
 
 @pytest.mark.e2e
