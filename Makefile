@@ -21,6 +21,10 @@ check:  ## lint, format, types, import rules
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .
 	.venv/bin/mypy
+	@# One call per folder: several have a module `conftest`.
+	@for folder in benchmarks $(sort $(dir $(wildcard tests/*/*.py))); do \
+		echo ".venv/bin/mypy $$folder"; .venv/bin/mypy $$folder || exit 1; \
+	done
 	.venv/bin/lint-imports --no-logo --no-cache
 
 bench:  ## measure; prints tables of ratios

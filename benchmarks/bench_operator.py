@@ -15,6 +15,7 @@ import json
 import platform
 import statistics
 import time
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -65,7 +66,7 @@ def main() -> None:
         values = np.random.default_rng(0).random((operator.n_points, 5))
         add(
             f"operator, k={k}, 5 functions",
-            lambda o=operator, v=values: o.apply(v),  # type: ignore[misc]
+            partial(operator.apply, values),
             points=operator.n_points,
             check_error=operator.check_error,
         )
@@ -75,16 +76,16 @@ def main() -> None:
             values = np.zeros((surrogate.n_points, 5))
             add(
                 f"sweep, {name}, k={k}",
-                lambda s=surrogate, v=values: s.sweep(v),  # type: ignore[misc]
+                partial(surrogate.sweep, values),
                 states=5 * surrogate.n_points,
             )
     for k in (10, 20):
-        add(f"g_learn, k={k}, tol 1e-4", lambda k=k: g_learn(game, pi, k, tol=1e-4))  # type: ignore[misc]
+        add(f"g_learn, k={k}, tol 1e-4", partial(g_learn, game, pi, k, tol=1e-4))
     policy = Policy(game, 10, g_learn(game, pi, 10).action, np.eye(3)[np.zeros((5, 5), int)])
     for n in (1000, 10**9):
         add(
             f"2000 rollouts, n={n:.0e}, k=10",
-            lambda n=n: rollout(game, policy, n=n, k=10, rollouts=2000),  # type: ignore[misc]
+            partial(rollout, game, policy, n=n, k=10, rollouts=2000),
         )
     if options.json:
         print(json.dumps({"machine": platform.machine(), "threads": thread_count(), "rows": rows}))

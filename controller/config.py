@@ -92,7 +92,7 @@ class ControllerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
         if not 0 <= self.seed < 2**63:
             raise InputError(f"seed {self.seed} must lie in 0..2^63-1")
         if not isinstance(self.memory, str) and not 1 <= self.memory < 1e9:
-            raise InputError(f"memory {self.memory} must be at least 1 pseudo-count")
+            raise InputError(f"memory {self.memory} must lie in 1..1e9 pseudo-counts")
         if self.m_min is not None and not 0 <= self.m_min <= self.k:
             raise InputError(f"m_min {self.m_min} must lie in 0..{self.k}, the poll size")
 

@@ -200,17 +200,21 @@ class ControlLoop:
         lost say it again, and are back.
         """
         config, link = self._config, self._link
-        began_s = repeated_s = self._clock.now()
+        # Points in time, not differences: what is waited for and what is tested must be one number,
+        # or rounding lets a clock that moves only by waiting stand still just before it.
+        spacing_s = config.wait_s / EMPTY_FRAME_REPEATS
+        give_up_s = self._clock.now() + config.wait_s
+        repeat_s = self._clock.now() + spacing_s
         while not link.frame.ids:
             now_s = self._clock.now()
-            if now_s - began_s >= config.wait_s:
+            if now_s >= give_up_s:
                 raise RunError(
                     f"no robot could be polled for {config.wait_s:g} s ({link.roster.describe()})"
                 )
-            if now_s - repeated_s >= config.wait_s / EMPTY_FRAME_REPEATS:
-                repeated_s = now_s
+            if now_s >= repeat_s:
+                repeat_s = now_s + spacing_s
                 link.repeat_step()
-            self._receive(repeated_s + config.wait_s / EMPTY_FRAME_REPEATS)
+            self._receive(min(repeat_s, give_up_s))
 
     def _steer(self) -> None:
         """Hold all steps."""

@@ -242,7 +242,9 @@ def read_run(folder: Path) -> Iterator[Entry]:
     """
     path = folder / "run.mcap"
     if not path.is_file():
-        raise InputError(f"{folder} is not a run folder: it has no run.mcap")
+        raise InputError(
+            f"{folder} is not a run folder, or was stopped before its first record: no run.mcap"
+        )
     decoders = {kind: msgspec.json.Decoder(record) for kind, record in KINDS.items()}
     address = msgspec.json.Decoder(_Addressed)
     channels: dict[int, str] = {}

@@ -30,7 +30,7 @@ import hashlib
 import math
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Literal, get_args
+from typing import TYPE_CHECKING, Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -164,6 +164,22 @@ class Game:
     initial: InitialLaw = field(default_factory=InitialLaw, kw_only=True)
     horizon: int | None = field(default=None, kw_only=True)
     name: str = field(default="", kw_only=True)
+
+    if TYPE_CHECKING:  # what is given may be any array-like; what is kept is an array
+
+        def __init__(
+            self,
+            P_g: npt.ArrayLike,
+            r_g: npt.ArrayLike,
+            P_l: npt.ArrayLike,
+            r_l: npt.ArrayLike,
+            gamma: float,
+            *,
+            local_sees: LocalSees = "current",
+            initial: InitialLaw = ...,
+            horizon: int | None = None,
+            name: str = "",
+        ) -> None: ...
 
     def __post_init__(self) -> None:
         P_g, r_g = distribution("P_g", self.P_g, 3), table("r_g", self.r_g, 2)

@@ -95,7 +95,7 @@ def arena(
     move_success: float = 0.7,
     stay_success: float = 0.98,
     call_success: float = 0.35,
-    drift: float = 0.05,
+    drift: float = 0.08,
     horizon: int = 50,
 ) -> Game:
     """Return the game of the ring arena, where robots drive between zones after a target.

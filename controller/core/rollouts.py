@@ -105,8 +105,11 @@ class Rollouts:
         return float(self.mode_accuracies.mean())
 
 
-def _whole(name: str, value: float, low: int, high: int) -> int:
-    if isinstance(value, bool) or not math.isfinite(value) or int(value) != value:
+def _whole(name: str, value: object, low: int, high: int) -> int:
+    # A bool is an int in Python, but nobody means True agents.
+    if isinstance(value, bool) or not isinstance(value, (int, float, np.integer, np.floating)):
+        raise InputError(f"{name} is {value!r}, not a number")
+    if not math.isfinite(value) or int(value) != value:
         raise InputError(f"{name} is {value}, not a whole number")
     if not low <= value <= high:
         raise InputError(f"{name} is {value}, but must be between {low} and {high}")

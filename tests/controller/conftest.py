@@ -187,9 +187,8 @@ class SmallFleet:
     ) -> ControlLoop:
         """Make a control loop for this fleet."""
         robots = sum(len(bank.robots) for bank in self.banks.values())
-        config = ControllerConfig(
-            **({"fleet": "test", "k": 3, "steps": 12, "robots": robots} | settings)
-        )
+        base: dict[str, Any] = {"fleet": "test", "k": 3, "steps": 12, "robots": robots}
+        config = ControllerConfig(**(base | settings))
         self.folder = RunFolder.create(self.root / "runs", config.name)
         return ControlLoop(
             config,

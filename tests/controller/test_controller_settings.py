@@ -27,7 +27,7 @@ GOOD: dict[str, Any] = {"fleet": "f", "k": 5, "steps": 10, "robots": 20}
         ({"wait_s": float("nan")}, "wait_s nan must lie above 0 and below 1000000 s"),
         ({"poll_ttl_s": -1.0}, "poll_ttl_s -1.0 must lie above 0 and below 1000000 s"),
         ({"seed": -1}, "seed -1 must lie in 0..2^63-1"),
-        ({"memory": 0.5}, "memory 0.5 must be at least 1 pseudo-count"),
+        ({"memory": 0.5}, "memory 0.5 must lie in 1..1e9 pseudo-counts"),
         ({"m_min": 6}, "m_min 6 must lie in 0..5, the poll size"),
         ({"name": "a/b"}, "run name 'a/b' must be"),
         ({"fleet": "a b"}, "fleet name 'a b' must be"),

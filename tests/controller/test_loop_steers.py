@@ -177,7 +177,7 @@ def test_empty_frame_ends_the_run_after_the_wait(make_fleet: Any) -> None:
 
 def test_stop_request_ends_gracefully(make_fleet: Any) -> None:
     fleet = make_fleet(4)
-    seen = []
+    seen: list[Decision] = []
     summary, _ = fleet.run(progress=seen.append, should_stop=lambda: len(seen) >= 3)
     assert not summary.completed
     assert summary.steps == 3
@@ -388,7 +388,8 @@ def test_epoch_counter_that_went_back_is_explained(
 def test_answer_that_arrived_in_time_counts_when_it_is_read_late(make_fleet: Any) -> None:
     fleet = make_fleet(3, 4)
     loop = fleet.loop(steps=3)
-    transport, receive, stalls = loop._transport, loop._transport.receive, []
+    transport, receive = loop._transport, loop._transport.receive
+    stalls: list[float] = []
 
     def stalled(timeout_s: float) -> Any:
         if loop._link._rounds and len(stalls) < len(loop._link._rounds):

@@ -69,9 +69,11 @@ def test_counts_at_most_one_row_per_asked_robot(arrived: list[Arrival], k: int) 
         poll_round.accept(host, reply(key, answers), now_s)
         for row in answers:
             countable = key == KEY and now_s < DEADLINE_S and HOSTS.get(row.id) == host
-            in_range = row.flag is not Flag.OK or (row.z is not None and row.z < ZONES)
-            if countable and in_range and row.id in poll_round.asked:
-                valid.setdefault(row.id, row.z if row.flag is Flag.OK else -1)
+            zone = row.z if row.flag is Flag.OK else -1
+            if zone is None or zone >= ZONES:
+                continue
+            if countable and row.id in poll_round.asked:
+                valid.setdefault(row.id, zone)
     outcome = poll_round.close()
     expected = Counter(zone for zone in valid.values() if zone >= 0)
     assert sum(outcome.counts) == len(outcome.zones) <= k

@@ -124,7 +124,7 @@ def expected_return(game: Any, policy: Any, n: int, k: int, horizon: int) -> flo
                 a = policy.decide(s, c)
                 total += weight * law[s, i] * p * game.r_g[s, a]
                 flow += p * game.P_g[s, a]
-            total += weight * law[s, i] * float(np.dot(N, r_pi[s])) / n
+            total += weight * float(law[s, i]) * float(np.dot(N, r_pi[s])) / n
             for t in range(S_g):
                 mover = s if game.local_sees == "current" else t
                 after[t] += law[s, i] * flow[t] * W[mover][i]

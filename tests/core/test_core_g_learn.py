@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from types import ModuleType
 
     from kofn.controller.core.game import LocalSees
+    from kofn.controller.core.global_learner import Backend
 
 RandomGame = Callable[..., Game]
 
@@ -41,12 +42,12 @@ def test_histograms_and_tuples_have_the_same_value(
 @pytest.mark.parametrize("backend", ["exact", "sampled", "rounded"])
 @pytest.mark.parametrize("local_sees", ["current", "next"])
 def test_the_result_is_the_fixed_point_of_its_operator(
-    random_game: RandomGame, backend: str, local_sees: LocalSees
+    random_game: RandomGame, backend: Backend, local_sees: LocalSees
 ) -> None:
     game = random_game(1, local_sees=local_sees)
     pi = some_policy(game)
-    solution = g_learn(game, pi, 5, backend=backend, tol=1e-9, seed=3)  # type: ignore[arg-type]
-    surrogate = Surrogate(game, pi, 5, backend, None, 3)  # type: ignore[arg-type]
+    solution = g_learn(game, pi, 5, backend=backend, tol=1e-9, seed=3)
+    surrogate = Surrogate(game, pi, 5, backend, None, 3)
     again, action = surrogate.sweep(np.ascontiguousarray(solution.value.T))
     assert np.abs(again.T - solution.value).max() <= 1e-9
     assert np.array_equal(action, solution.action)

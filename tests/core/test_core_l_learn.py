@@ -118,7 +118,7 @@ def counter_example() -> Game:
     P_l = np.zeros((1, 2, 2, 2))
     P_l[0, :, 0, 0] = 1
     P_l[0, :, 1, 1] = 1
-    return Game(np.ones((1, 2, 1)), [[1.0, 0.0]], P_l, np.zeros((1, 2, 2)), 0.5)
+    return Game(np.ones((1, 2, 1)), np.array([[1.0, 0.0]]), P_l, np.zeros((1, 2, 2)), 0.5)
 
 
 def test_a_selfish_answer_can_lower_the_common_reward_and_the_team_answer_does_not() -> None:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from types import ModuleType
 
 Matrix = npt.NDArray[np.float64]
+Indices = npt.NDArray[np.int64]
 
 
 @st.composite
@@ -36,7 +37,8 @@ def stochastic(draw: st.DrawFn, n_states: int) -> Matrix:
         P = np.eye(n_states)[rng.permutation(n_states)]
     elif kind == "identity":
         P = np.eye(n_states)
-    return P / P.sum(axis=1, keepdims=True)
+    P /= P.sum(axis=1, keepdims=True)
+    return P
 
 
 @settings(max_examples=40, deadline=None)
@@ -79,7 +81,8 @@ def test_many_states_agree_with_enumeration(reference: ModuleType, n_states: int
 
 def ring_kernel() -> Matrix:
     game = load_game("ring-released")
-    return game.marginals(game.uniform_local_policy())[0][0]
+    P: Matrix = game.marginals(game.uniform_local_policy())[0][0]
+    return P
 
 
 @pytest.mark.parametrize("seed", [None, 0, 1, 2])
@@ -113,9 +116,17 @@ def test_a_factorisation_that_fails_its_check_gives_way_to_convolution(
 
 
 def test_the_check_sees_an_operator_that_is_off(monkeypatch: pytest.MonkeyPatch) -> None:
-    def one_weight_is_off(*arguments: object) -> None:
-        values, lines, starts, i, j, d, a, pair = arguments
-        kernels.apply_elementary(values, lines, starts, i, j, d, 1.00001 * a, pair)  # type: ignore[arg-type]
+    def one_weight_is_off(
+        values: Matrix,
+        lines: npt.NDArray[np.int32],
+        starts: Indices,
+        i: Indices,
+        j: Indices,
+        d: Matrix,
+        a: Matrix,
+        pair: Indices,
+    ) -> None:
+        kernels.apply_elementary(values, lines, starts, i, j, d, 1.00001 * a, pair)
 
     class Off:
         apply_elementary = staticmethod(one_weight_is_off)

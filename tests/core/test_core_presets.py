@@ -59,7 +59,7 @@ def test_arena_robots_stay_almost_surely_and_arrive_often() -> None:
         ({"drift": -0.1}, "drift is -0.1"),
     ):
         with pytest.raises(InputError, match=message):
-            arena(**bad)  # type: ignore[arg-type]
+            arena(**bad)
 
 
 def test_the_target_of_the_arena_follows_some_calls_and_drifts_by_itself() -> None:

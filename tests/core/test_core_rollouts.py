@@ -3,7 +3,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Literal
 
 import numba
 import numpy as np
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 RandomGame = Callable[..., Game]
 
 
-@numba.njit
+@_jit.inline
 def draws_of_binomial(seed: int, n: int, p: float, size: int) -> npt.NDArray[np.int64]:
     out = np.empty(size, dtype=np.int64)
     stream = np.empty(1, dtype=np.uint64)
@@ -42,7 +42,7 @@ def draws_of_binomial(seed: int, n: int, p: float, size: int) -> npt.NDArray[np.
     return out
 
 
-@numba.njit
+@_jit.inline
 def draws_of_poll(
     seed: int, k: int, counts: npt.NDArray[np.int64], size: int
 ) -> npt.NDArray[np.int64]:
@@ -55,7 +55,7 @@ def draws_of_poll(
     return out
 
 
-@numba.njit
+@_jit.inline
 def draws_of_dirichlet(seed: int, alpha: float, size: int) -> npt.NDArray[np.float64]:
     out = np.empty((size, 4))
     stream = np.empty(1, dtype=np.uint64)
@@ -281,10 +281,12 @@ def test_without_a_writable_cache_kernels_are_compiled_anew(
 ) -> None:
     real = numba.njit
 
-    def read_only(*arguments: object, **options: object) -> object:
-        if options.get("cache"):
+    def read_only(
+        *, nogil: bool, error_model: Literal["python", "numpy"], cache: bool = False
+    ) -> object:
+        if cache:
             raise RuntimeError("cannot cache function: no locator available")
-        return real(*arguments, **options)
+        return real(nogil=nogil, error_model=error_model)
 
     monkeypatch.setattr(numba, "njit", read_only)
 
@@ -293,3 +295,18 @@ def test_without_a_writable_cache_kernels_are_compiled_anew(
         return 2 * x
 
     assert double(4) == 8
+
+
+@pytest.mark.parametrize(
+    ("setting", "sentence"),
+    [
+        ({"horizon": "x"}, "horizon is 'x', not a number"),
+        ({"n": True}, "fleet size is True, not a number"),
+        ({"rollouts": float("inf")}, "rollouts is inf, not a whole number"),
+    ],
+)
+def test_what_is_no_number_is_refused_by_name(setting: dict[str, Any], sentence: str) -> None:
+    game = load_game("arena")
+    given = {"n": 4, "k": 2, "rollouts": 1, **setting}
+    with pytest.raises(InputError, match=sentence):
+        rollout(game, Policy.uniform(game, 2), **given)

@@ -3,8 +3,9 @@
 
 import asyncio
 import math
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable, Coroutine
 from importlib.metadata import EntryPoint
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -16,13 +17,13 @@ from kofn.hardware.driver import Applied, DriverError
 from kofn.hardware.drivers import registry
 from kofn.hardware.drivers.dry_run import DryRunDriver
 
-Script = Callable[[DryRunDriver, FakeClock], Awaitable[None]]
+Script = Callable[[DryRunDriver, FakeClock], Coroutine[Any, Any, None]]
 
 
-def play(script: Script, **settings: float) -> DryRunDriver:
+def play(script: Script, *, record: int = 10_000) -> DryRunDriver:
     clock = FakeClock()
-    driver = DryRunDriver(clock, **settings)  # type: ignore[arg-type]
-    asyncio.run(script(driver, clock))  # type: ignore[arg-type]
+    driver = DryRunDriver(clock, record=record)
+    asyncio.run(script(driver, clock))
     return driver
 
 

@@ -518,7 +518,8 @@ class ListTransport:
     """Hands out a list of messages and keeps what is sent, as a real connection would."""
 
     def __init__(self, inbound: list[Inbound | None]) -> None:
-        self.inbound, self.sent = inbound, []  # type: ignore[var-annotated]
+        self.inbound = inbound
+        self.sent: list[str] = []
         self.connected = True
         self.statistics: dict[str, int] = {}
 

@@ -117,7 +117,7 @@ def test_dry_run_robot_is_steered_asked_and_halted_over_a_broker(yard: Yard) -> 
     ids = ["hw.r00"]
     poll = Poll(ep=1, t=0, up=0, q="0123456789abcdef", w=1, ttl=2000, ids=ids)
     # Nothing says that the step comes first; the poll is then unavailable, and asked again.
-    replies = []
+    replies: list[Reply] = []
     while not replies or replies[-1].r[0].flag is Flag.UNAVAILABLE:
         yard.say(TOPICS.of("poll", "hw"), poll)
         replies.append(yard.hear(Reply))

@@ -51,6 +51,7 @@ class HostLaws(RuleBasedStateMachine):
             assert message.ep >= self.highest, "an older epoch was obeyed"
             assert message.ep > self.halted, "a step was taken in a halted epoch"
             assert message.pol == f"sha256:{self.rig.policy}"
+            assert isinstance(message.g, int)
             assert message.g < 5
             self.taken, self.silence_s = key, now_s + self.hold_s
             self.until_s = now_s + message.ttl / 1000
@@ -162,8 +163,12 @@ class HostLaws(RuleBasedStateMachine):
 
 
 def test_host_keeps_its_laws_under_any_stream_of_messages(rig_class: type) -> None:
+    class Laws(HostLaws):
+        def __init__(self) -> None:
+            super().__init__(rig_class)
+
     run_state_machine_as_test(
-        lambda: HostLaws(rig_class),
+        Laws,
         settings=settings(
             max_examples=150,
             stateful_step_count=40,

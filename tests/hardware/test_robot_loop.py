@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 import pytest
@@ -25,12 +26,13 @@ from kofn.hardware.robot_loop import RobotLoop
 from kofn.hardware.safety import Limits
 
 LAYOUT = RingLayout()
+D = TypeVar("D", bound=DryRunDriver)
 
 
-class Stage:
+class Stage(Generic[D]):
     """A robot loop on a fake clock that is ticked by hand."""
 
-    def __init__(self, driver: DryRunDriver, clock: FakeClock, zone: int = 0) -> None:
+    def __init__(self, driver: D, clock: FakeClock, zone: int = 0) -> None:
         self.driver, self.clock = driver, clock
         self.loop = RobotLoop(
             driver,
@@ -52,15 +54,11 @@ class Stage:
     def zone(self) -> int:
         return int(zone_of(LAYOUT, np.array([self.loop.pose]))[0])
 
-    @property
     def turning(self) -> bool:
         return self.driver.applied != Applied(0.0, 0.0)
 
 
-def play(
-    script: Callable[[Stage], Awaitable[None]],
-    driver_class: type[DryRunDriver] = DryRunDriver,
-) -> None:
+def play(script: Callable[[Stage[D]], Awaitable[None]], driver_class: type[D]) -> None:
     async def whole() -> None:
         clock = FakeClock()
         stage = Stage(driver_class(clock), clock)
@@ -72,7 +70,7 @@ def play(
 
 @pytest.mark.parametrize(("action", "zone"), [(1, 1), (2, 4), (0, 0)])
 def test_an_option_brings_the_robot_to_its_zone(action: int, zone: int) -> None:
-    async def script(stage: Stage) -> None:
+    async def script(stage: Stage[DryRunDriver]) -> None:
         for _ in range(2):  # a move may take more than one option; 0 and 5 are the same place
             stage.loop.give(action, stage.clock.now() + 6.0)
             await stage.pass_time(6.0)
@@ -80,21 +78,21 @@ def test_an_option_brings_the_robot_to_its_zone(action: int, zone: int) -> None:
                 break
         assert stage.zone == zone
 
-    play(script)
+    play(script, DryRunDriver)
 
 
 def test_nothing_moves_before_an_order_and_after_its_end() -> None:
-    async def script(stage: Stage) -> None:
+    async def script(stage: Stage[DryRunDriver]) -> None:
         await stage.pass_time(1.0)
-        assert not stage.turning
+        assert not stage.turning()
         stage.loop.give(1, stage.clock.now() + 2.0)
         await stage.pass_time(1.0)
-        assert stage.turning
+        assert stage.turning()
         await stage.pass_time(1.0)
-        assert not stage.turning
+        assert not stage.turning()
         assert not stage.loop.under_way
 
-    play(script)
+    play(script, DryRunDriver)
 
 
 class Blocking(DryRunDriver):
@@ -110,18 +108,18 @@ class Blocking(DryRunDriver):
 
 @pytest.mark.parametrize("way", ["hold", "give HOLD"])
 def test_hold_stops_without_waiting_for_a_read(way: str) -> None:
-    async def script(stage: Stage) -> None:
+    async def script(stage: Stage[Blocking]) -> None:
         stage.loop.give(1, stage.clock.now() + 6.0)
         await stage.pass_time(1.0)
-        assert stage.turning
+        assert stage.turning()
         if way == "hold":
             stage.loop.hold()
         else:
             stage.loop.give(HOLD, stage.clock.now() + 6.0)
-        stage.driver.stuck = True  # type: ignore[attr-defined]
+        stage.driver.stuck = True
         tick = asyncio.create_task(stage.loop.tick())
         await asyncio.sleep(0)
-        assert not stage.turning
+        assert not stage.turning()
         tick.cancel()
 
     play(script, Blocking)
@@ -137,26 +135,26 @@ def test_hold_that_comes_while_a_command_is_on_its_way_stops_at_once() -> None:
                 self.interrupt()
             return applied
 
-    async def script(stage: Stage) -> None:
+    async def script(stage: Stage[Late]) -> None:
         stage.loop.give(1, stage.clock.now() + 6.0)
         await stage.pass_time(1.0)
-        stage.driver.interrupt = stage.loop.hold  # type: ignore[attr-defined]
+        stage.driver.interrupt = stage.loop.hold
         stage.loop.beat()
         await stage.loop.tick()
-        assert not stage.turning
+        assert not stage.turning()
 
     play(script, Late)
 
 
 def test_a_tick_does_not_drive_for_a_silent_giver() -> None:
-    async def script(stage: Stage) -> None:
+    async def script(stage: Stage[DryRunDriver]) -> None:
         stage.loop.give(1, stage.clock.now() + 6.0)
         stage.clock.advance_to(0.6)
         await stage.loop.tick()
-        assert not stage.turning
+        assert not stage.turning()
         assert stage.loop.deadman_stops == 1
 
-    play(script)
+    play(script, DryRunDriver)
 
 
 def test_run_stops_the_robot_before_it_closes_the_driver() -> None:
@@ -174,52 +172,52 @@ def test_run_stops_the_robot_before_it_closes_the_driver() -> None:
         async def close(self) -> None:
             self.calls = (*self.calls, "close")
 
-    async def script(stage: Stage) -> None:
+    async def script(stage: Stage[Careless]) -> None:
         stage.loop.give(1, stage.clock.now() + 6.0)
         running = asyncio.create_task(stage.loop.run())
         for _ in range(20):
             await asyncio.sleep(0)
-        assert stage.turning
+        assert stage.turning()
         stage.loop.finish()
         await running
-        assert stage.driver.calls[-2:] == ("stop", "close")  # type: ignore[attr-defined]
+        assert stage.driver.calls[-2:] == ("stop", "close")
 
     play(script, Careless)
 
 
 def test_a_silent_giver_stops_the_robot_within_deadman_and_a_beat_does_not_start_it() -> None:
-    async def script(stage: Stage) -> None:
+    async def script(stage: Stage[DryRunDriver]) -> None:
         stage.loop.give(1, stage.clock.now() + 6.0)
         await stage.pass_time(0.4, beat=False)
-        assert stage.turning
+        assert stage.turning()
         stage.clock.advance_to(stage.clock.now() + 0.101)
         await stage.loop.watch()
-        assert not stage.turning
+        assert not stage.turning()
         assert stage.loop.deadman_stops == 1
         await stage.pass_time(1.0)
-        assert not stage.turning
+        assert not stage.turning()
         stage.loop.give(1, stage.clock.now() + 6.0)
         await stage.pass_time(0.2)
-        assert stage.turning
+        assert stage.turning()
 
-    play(script)
+    play(script, DryRunDriver)
 
 
 def test_a_read_that_never_returns_ends_in_a_stop_by_the_dead_man() -> None:
-    async def script(stage: Stage) -> None:
+    async def script(stage: Stage[Blocking]) -> None:
         stage.loop.give(1, stage.clock.now() + 6.0)
         await stage.pass_time(0.5)
-        stage.driver.stuck = True  # type: ignore[attr-defined]
+        stage.driver.stuck = True
         tick = asyncio.create_task(stage.loop.tick())
         for _ in range(4):
             await asyncio.sleep(0)
             stage.loop.beat()
             stage.clock.advance_to(stage.clock.now() + 0.1)
             await stage.loop.watch()
-        assert stage.turning
+        assert stage.turning()
         stage.clock.advance_to(stage.clock.now() + 0.101)
         await stage.loop.watch()
-        assert not stage.turning
+        assert not stage.turning()
         tick.cancel()
 
     play(script, Blocking)
@@ -236,14 +234,14 @@ def test_a_driver_error_stops_the_robot_for_good_and_is_logged_once(
                 raise DriverError("the port is gone", "is the cable plugged in?")
             return await super().read()
 
-    async def script(stage: Stage) -> None:
+    async def script(stage: Stage[Unplugged]) -> None:
         stage.loop.give(1, stage.clock.now() + 6.0)
         await stage.pass_time(1.0)
-        stage.driver.gone = True  # type: ignore[attr-defined]
+        stage.driver.gone = True
         await stage.pass_time(1.0)
         stage.loop.give(1, stage.clock.now() + 6.0)
         await stage.pass_time(1.0)
-        assert not stage.turning
+        assert not stage.turning()
         assert not stage.loop.well
         assert stage.loop.fault == "the port is gone (is the cable plugged in?)"
 
@@ -261,22 +259,26 @@ def test_a_stop_input_ends_the_order_and_only_a_new_one_moves_again(sense: str) 
             seen = await super().read()
             if not self.pressed:
                 return seen
-            return seen._replace(**{sense: ("tilt",) if sense == "faults" else True})
+            return seen._replace(
+                bumper=sense == "bumper",
+                estop_input=sense == "estop_input",
+                faults=("tilt",) if sense == "faults" else (),
+            )
 
-    async def script(stage: Stage) -> None:
+    async def script(stage: Stage[Sensing]) -> None:
         stage.loop.give(1, stage.clock.now() + 6.0)
         await stage.pass_time(1.0)
-        stage.driver.pressed = True  # type: ignore[attr-defined]
+        stage.driver.pressed = True
         await stage.pass_time(0.1)
-        assert not stage.turning
+        assert not stage.turning()
         assert stage.loop.well == (sense == "bumper")
-        stage.driver.pressed = False  # type: ignore[attr-defined]
+        stage.driver.pressed = False
         await stage.pass_time(1.0)
-        assert not stage.turning
+        assert not stage.turning()
         assert stage.loop.well
         stage.loop.give(1, stage.clock.now() + 6.0)
         await stage.pass_time(0.2)
-        assert stage.turning
+        assert stage.turning()
 
     play(script, Sensing)
 
@@ -291,10 +293,10 @@ def test_a_stop_that_raises_is_tried_again_by_the_dead_man() -> None:
                 raise OSError("busy")
             await super().stop()
 
-    async def script(stage: Stage) -> None:
+    async def script(stage: Stage[Stubborn]) -> None:
         stage.loop.give(1, stage.clock.now() + 1.0)
         await stage.pass_time(2.0)
-        assert not stage.turning
+        assert not stage.turning()
 
     play(script, Stubborn)
 
@@ -308,7 +310,7 @@ def test_a_stop_that_raises_is_tried_again_by_the_dead_man() -> None:
         ({"start": (math.nan, 0.0, 0.0)}, "must be finite"),
     ],
 )
-def test_bad_settings_are_refused_in_one_sentence(settings: dict, sentence: str) -> None:
+def test_bad_settings_are_refused_in_one_sentence(settings: dict[str, Any], sentence: str) -> None:
     clock = FakeClock()
     with pytest.raises(InputError, match=sentence):
         DriverBank(DryRunDriver(clock), robot="hw-0", layout=LAYOUT, clock=clock, **settings)

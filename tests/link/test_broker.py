@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: MIT
 """Starting and ending brokers."""
 
+import importlib.util
 import os
 import shutil
 import signal
@@ -184,7 +185,7 @@ def test_auto_takes_mosquitto_from_the_path_and_else_the_embedded_broker(
     if shutil.which("mosquitto"):
         with launch("auto", tmp_path / "with") as broker:
             assert broker.kind == "mosquitto"
-    monkeypatch.setattr(broker_module.shutil, "which", lambda name: None)
+    monkeypatch.setattr(shutil, "which", lambda name: None)
     with pytest.raises(RunError, match="mosquitto is not on PATH"):
         start_broker("mosquitto", fleet=FLEET, users=USERS, workdir=tmp_path)
     monkeypatch.undo()
@@ -197,7 +198,7 @@ def test_without_any_broker_the_sentence_says_how_to_get_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
-    monkeypatch.setattr(broker_module.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(RunError, match=r"apt-get install mosquitto.*kofn\[broker\]"):
         start_broker("auto", fleet=FLEET, users=USERS, workdir=tmp_path)
 
@@ -302,6 +303,6 @@ def test_a_parent_killed_without_warning_leaves_no_broker_and_no_busy_port(
 
 def _is_zombie(pid: int) -> bool:
     try:
-        return psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
+        return bool(psutil.Process(pid).status() == psutil.STATUS_ZOMBIE)
     except psutil.NoSuchProcess:
         return True

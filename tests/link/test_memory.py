@@ -154,10 +154,14 @@ def _run_with(faults: Faults, count: int = 400) -> list[tuple[str, float]]:
 
 
 def test_faults_repeat_with_the_seed_and_concern_their_kind_only() -> None:
-    faults = {"drop": {"rep": 0.25}, "duplicate": {"rep": 0.1}, "delay_s": {"rep": (0.1, 2.0)}}
-    got = _run_with(Faults(seed=3, **faults))  # type: ignore[arg-type]
-    assert got == _run_with(Faults(seed=3, **faults))  # type: ignore[arg-type]
-    assert got != _run_with(Faults(seed=4, **faults))  # type: ignore[arg-type]
+    def faults(seed: int) -> Faults:
+        return Faults(
+            seed=seed, drop={"rep": 0.25}, duplicate={"rep": 0.1}, delay_s={"rep": (0.1, 2.0)}
+        )
+
+    got = _run_with(faults(3))
+    assert got == _run_with(faults(3))
+    assert got != _run_with(faults(4))
     steps = [row for row in got if row[0].startswith("s")]
     assert steps == [(f"s{i}", 0.0) for i in range(400)]
     replies = [row for row in got if not row[0].startswith("s")]

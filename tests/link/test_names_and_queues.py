@@ -168,7 +168,12 @@ def test_the_inbox_is_a_bounded_queue_that_keeps_the_newest(
 def test_take_wakes_up_when_a_message_comes() -> None:
     inbox = Inbox(4)
     message = Inbound("t", b"", False, 0.0)
-    sender = Thread(target=lambda: (time.sleep(0.05), inbox.put(message)))
+
+    def send() -> None:
+        time.sleep(0.05)
+        inbox.put(message)
+
+    sender = Thread(target=send)
     sender.start()
     start_s = time.monotonic()
     assert inbox.take(5.0) == message

@@ -6,6 +6,7 @@ import socket
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import TypedDict
 
 import pytest
 
@@ -34,7 +35,12 @@ NAMES: dict[str, Role] = {
 USERS = [BrokerUser(name, f"secret-{name}", role) for name, role in NAMES.items()]
 
 
-def login(name: str) -> dict[str, str]:
+class Login(TypedDict):
+    username: str
+    password: str
+
+
+def login(name: str) -> Login:
     """User name and password of a user of the test fleet."""
     return {"username": name, "password": f"secret-{name}"}
 
