@@ -42,6 +42,7 @@ for verb in (
     verbs_fleet.demo,
     verbs_core.train,
     verbs_core.evaluate,
+    verbs_core.certify,
     verbs_fleet.up,
     verbs_fleet.controller,
     verbs_fleet.swarm,

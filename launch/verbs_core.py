@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""`kofn train` and `kofn evaluate`: policies without a fleet."""
+"""`kofn train`, `evaluate` and `certify`: policies without a fleet."""
 
 import time
 from pathlib import Path
@@ -71,6 +71,37 @@ def train(
         f"{learned['memoryless']:.2f} without (in training; kofn evaluate judges afresh)",
     ]
     emit(result, lines, as_json=json)
+
+
+def certify(
+    policy: PolicyArgument,
+    n: Annotated[int, typer.Option("--n", help="Fleet size.")] = 1000,
+    k: Annotated[
+        int | None, typer.Option("--k", help="Agents polled; default: as learned.")
+    ] = None,
+    horizon: Annotated[int | None, typer.Option(help="Steps; default: the game's.")] = None,
+    budget: Annotated[float, typer.Option(help="Seconds to spend, about.")] = 30.0,
+    seed: options.Seed = 0,
+    json: options.Json = False,
+) -> None:
+    """Bound how far a policy is from the best there can be in its game."""
+    from kofn.controller.core import Policy, certify
+
+    if not 0 < budget < 1e6:
+        raise InputError(f"--budget {budget:g} must lie above 0 and below 1000000 s")
+    loaded = Policy.load(policy)
+    found = certify(loaded.game, loaded, n=n, k=k, horizon=horizon, budget_s=budget, seed=seed)
+    low, high = found.value_ci
+    lines = [
+        f"{loaded.game.name}, n={found.n}, k={found.k}, {found.seconds:.0f} s",
+        f"deployed return {found.value:.2f} (95 %: {low:.2f} to {high:.2f})",
+        f"no dispatcher earns more than {found.upper_global:.2f} with these local agents: "
+        f"gap {100 * found.global_gap_relative:.2f} %",
+        f"no policy at all earns more than {found.upper_team:.2f}: "
+        f"gap {100 * found.welfare_gap_relative:.2f} %",
+        *(f"  {bound.kind:6s} K={bound.K:3d}  {bound.upper:.3f}" for bound in found.bounds),
+    ]
+    emit(found.to_dict(), lines, as_json=json)
 
 
 def evaluate(

@@ -53,6 +53,18 @@ class Transitions:
     s_g_next: IntArray
     counts_next: IntArray
 
+    if TYPE_CHECKING:  # what is given may be any array-like; what is kept is an array
+
+        def __init__(
+            self,
+            s_g: npt.ArrayLike,
+            counts: npt.ArrayLike,
+            a_g: npt.ArrayLike,
+            reward: npt.ArrayLike,
+            s_g_next: npt.ArrayLike,
+            counts_next: npt.ArrayLike,
+        ) -> None: ...
+
     def __post_init__(self) -> None:
         checked = {
             "s_g": _whole_table("s_g", self.s_g, 1),

@@ -29,7 +29,7 @@ from kofn.controller.core.grid import all_counts, grid_points
 if TYPE_CHECKING:
     from types import ModuleType
 
-    from kofn.controller.core.game import LocalSees
+    from kofn.controller.core.game import FloatArray, LocalSees
 
 RandomGame = Callable[..., Game]
 
@@ -45,8 +45,10 @@ def law_of_steps(game: Game, pi_l: np.ndarray, k: int, reference: ModuleType) ->
     P_pi, _ = game.marginals(pi_l)
     W = np.array([reference.power_matrix(P, k) for P in P_pi])
     if game.local_sees == "current":
-        return np.einsum("sat,scd->scatd", game.P_g, W)
-    return np.einsum("sat,tcd->scatd", game.P_g, W)
+        law: FloatArray = np.einsum("sat,scd->scatd", game.P_g, W)
+    else:
+        law = np.einsum("sat,tcd->scatd", game.P_g, W)
+    return law
 
 
 def rewards(game: Game, pi_l: np.ndarray, k: int) -> np.ndarray:
@@ -60,7 +62,8 @@ def exact_q(game: Game, pi_l: np.ndarray, k: int, reference: ModuleType) -> np.n
     """Return Q of `g_learn`: its value, backed up once, shape (S_g, M, A_g)."""
     value = g_learn(game, pi_l, k, tol=1e-11).value
     ahead = np.einsum("scatd,td->sca", law_of_steps(game, pi_l, k, reference), value)
-    return rewards(game, pi_l, k) + game.gamma * ahead
+    q: FloatArray = rewards(game, pi_l, k) + game.gamma * ahead
+    return q
 
 
 def record_of(
