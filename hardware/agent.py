@@ -67,7 +67,7 @@ class HostAgent:
     transport, clock
         The connection and the time.
     seed
-        Seed of the local actions: they are a function of (seed, host, ep, t).
+        Seed of the local actions: they are a function of (seed, host, t).
     log
         Where to write the steps taken; never sent over the wire.
     n_targets

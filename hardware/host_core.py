@@ -216,7 +216,7 @@ class HostCore:
         """Latch the state, draw the actions; return them and the replies that waited for them."""
         zones = np.where(reading.up & (reading.zones >= 0), reading.zones, -1).astype(np.int64)
         target = target_of(step)
-        x = uniforms(self._seed, self.host, step.ep, step.t, self._n)
+        x = uniforms(self._seed, self.host, step.t, self._n)
         actions = draw_actions(self.shelf.cdf(step.pol), target, zones, x)
         z_prev = a_prev = np.full(self._n, -1, dtype=np.int64)
         old = self.latch

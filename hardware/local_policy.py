@@ -4,8 +4,8 @@
     a_i ~ pi_l(. | z_i, g)   by inverse CDF:   a_i = #{ j < A_l - 1 : C(g, z_i, j) <= x_i }
 
 The uniforms x come from a counter-based generator (Philox): its key is made from the run's seed and
-the host's name, its counter from (ep, t). So x is a function of (seed, host, ep, t) alone, whatever
-was lost, repeated or restarted before, and a host's draws do not shift those of another.
+the host's name, its counter from t. So x is a function of (seed, host, t) alone, whatever was lost,
+repeated or restarted before, and a host's draws do not shift those of another.
 
 | symbol | name | shape | unit |
 |---|---|---|---|
@@ -33,12 +33,15 @@ PREFIX = "sha256:"
 """How steps and rosters write a policy's hash."""
 
 
-def uniforms(seed: int, host: str, ep: int, t: int, n: int) -> FloatArray:
-    """Uniforms of host `host` for step (ep, t), shape (n,), in [0, 1)."""
+def uniforms(seed: int, host: str, t: int, n: int) -> FloatArray:
+    """Uniforms of host `host` for step t, shape (n,), in [0, 1).
+
+    The epoch is left out: it counts starts of the controller, and a run is a function of its seed.
+    """
     digest = hashlib.sha256(f"kofn1:host:{seed}:{host}".encode()).digest()
     key = np.frombuffer(digest[:16], dtype="<u8")
     # The low words count the blocks drawn, so that streams of different steps never meet.
-    counter = np.array([0, 0, t, ep], dtype=np.uint64)
+    counter = np.array([0, 0, t, 0], dtype=np.uint64)
     return np.random.Generator(np.random.Philox(counter=counter, key=key)).random(n)
 
 

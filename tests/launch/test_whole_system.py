@@ -68,14 +68,22 @@ def test_a_scenario_runs_on_each_broker_of_our_own(
 def test_the_same_seed_gives_the_same_run_whatever_the_broker(
     kofn: Kofn, scenario: Scenario
 ) -> None:
-    """Lockstep: with every answer present a run is a function of the seed."""
-    path = str(scenario())
-    traces = []
+    """Lockstep: with every answer present a run is a function of the seed.
+
+    Also the control, in which robots draw their actions, and also under a later epoch.
+    """
+    path = str(scenario(control=True))
+    traces, figures = [], []
     for broker in (brokers()[0], brokers()[-1]):
         result = kofn.json("up", path, "--broker", broker, "--no-video")
-        decisions = read_decisions(kofn.home / result["run_dir"])
+        folder = kofn.home / result["run_dir"]
+        decisions = read_decisions(folder) + read_decisions(folder / "control")
         traces.append([(d.t, d.g, d.u, d.asked, d.counts) for d in decisions])
+        figures.append([v for key, v in result.items() if key.startswith("mean_")])
+        epochs = {d.ep for d in decisions}
+        assert len(epochs) == 2
     assert traces[0] == traces[1]
+    assert figures[0] == figures[1]
 
 
 def test_hosts_and_controller_are_processes_of_their_own(kofn: Kofn, scenario: Scenario) -> None:
