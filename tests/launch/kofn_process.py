@@ -4,6 +4,7 @@
 import json
 import os
 import shutil
+import socket
 import subprocess
 import sys
 import time
@@ -79,3 +80,9 @@ def gone(processes: list[psutil.Process], timeout_s: float = 10.0) -> bool:
 def brokers() -> list[str]:
     """Kinds of broker of our own that can be started here."""
     return ["mosquitto", "amqtt"] if shutil.which("mosquitto") else ["amqtt"]
+
+
+def port_is_free(port: int) -> bool:
+    """Whether nobody listens there."""
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) != 0

@@ -14,7 +14,7 @@ from typing import Any
 
 import psutil
 import pytest
-from kofn_process import Kofn, brokers, family, gone, wait_for
+from kofn_process import Kofn, brokers, family, gone, port_is_free, wait_for
 
 from kofn.controller.core.errors import InputError
 from kofn.controller.link import messages
@@ -188,11 +188,6 @@ def test_a_dry_run_robot_replaces_a_simulated_host(kofn: Kofn, scenario: Scenari
     assert result["replies_used"] >= 4 * 8 - 4  # a late answer of a real-time robot is no failure
     assert len(zones) >= 2, "the robot on the dry-run driver never changed its zone"
     assert result["mean_share_in_target_last10"] > 0.2
-
-
-def port_is_free(port: int) -> bool:
-    with socket.socket() as probe:
-        return probe.connect_ex(("127.0.0.1", port)) != 0
 
 
 def broker_port(processes: list[psutil.Process]) -> int | None:
