@@ -71,6 +71,10 @@ def run(arguments: Sequence[str]) -> int:
         # `kofn replay RUN | head`: the reader has seen enough.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    except OSError as error:
+        # The machine's own limits: a full disk, too many open files. Its words name the file.
+        _say(str(error))
+        return 1
     except Exception as error:
         # Usage errors of the command-line library (which may be bundled inside typer).
         message = getattr(error, "format_message", None)

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: MIT
 """Ctrl-C at awkward moments: it is neither lost nor leaves anything behind."""
 
+import errno
+import os
 import shutil
 import subprocess
 import sys
@@ -12,7 +14,7 @@ import pytest
 from kofn.controller.core.errors import RunError
 from kofn.controller.core.presets import arena
 from kofn.controller.record import read_decisions
-from kofn.launch import fleet
+from kofn.launch import entry, fleet
 from kofn.launch.entry import Interrupted
 from kofn.launch.training import train
 
@@ -121,3 +123,17 @@ def test_learning_ends_when_the_watch_finds_a_dead_broker() -> None:
 
     with pytest.raises(RunError, match="broker died"):
         train(arena(), k=2, n=4, restarts=1, rounds=1, watch=dead)
+
+
+def test_a_full_disk_is_one_sentence(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "somewhere")
+
+    monkeypatch.setattr("kofn.controller.core.policy.Policy.save", full)
+    arguments = ["train", "arena", "--k", "2", "--n", "4", "--grid", "2", "--restarts", "1"]
+    assert entry.run([*arguments, "--rounds", "1", "--out", str(tmp_path / "p.npz")]) == 1
+    (sentence,) = capsys.readouterr().err.splitlines()
+    assert "No space left on device" in sentence
+    assert "somewhere" in sentence
