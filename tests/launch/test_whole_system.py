@@ -21,7 +21,7 @@ from kofn.controller.link import messages
 from kofn.controller.link.broker import BrokerUser, start_broker
 from kofn.controller.link.clock import MonotonicClock
 from kofn.controller.link.mqtt import MqttTransport
-from kofn.controller.link.transport import Outbound, Session
+from kofn.controller.link.transport import Session
 from kofn.controller.record import read_decisions, read_run
 from kofn.launch.parts import write_credentials
 
@@ -118,9 +118,7 @@ def test_no_state_but_the_k_polled_crosses_the_broker(
             password="secret-ear",  # noqa: S106  of a broker that lives for this test
             protocol=broker.protocol,
         )
-        ear.open(
-            Session("ear", [("kofn1/f/#", 0)], lambda _: Outbound("kofn1/f/ear", b""), lambda _: [])
-        )
+        ear.open(Session("ear", [("kofn1/f/#", 0)], will=lambda _: None, birth=lambda _: []))
         try:
             wires = {}
             for user in users:
