@@ -209,7 +209,8 @@ class Surrogate:
         expected = np.empty_like(values)
 
         def lane(s_next: int) -> None:
-            column = np.ascontiguousarray(values[:, s_next : s_next + 1])
+            # A copy also where there is one global state and the column is the whole array.
+            column = values[:, s_next : s_next + 1].copy()
             self.operators[s_next].apply_in_place(column)
             expected[:, s_next] = column[:, 0]
 

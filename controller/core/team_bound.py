@@ -209,7 +209,7 @@ class Team:
             for s in solved:
                 new[:, s] = (moved[s] + game.r_g[s]).max(axis=1)
             return self._turn(new)
-        columns = [np.ascontiguousarray(values[:, s : s + 1]) for s in solved]
+        columns = [values[:, s : s + 1].copy() for s in solved]
         nothing = np.zeros_like(self._r_l[0])
         after = np.empty_like(values)
         after[:, : len(solved)] = np.hstack(

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from kofn.controller.core import Game, InputError, g_learn, histogram_rank, load_game
 from kofn.controller.core.global_learner import Surrogate
@@ -150,3 +152,24 @@ def test_bad_input_is_refused(
     k = arguments.pop("k", 3)
     with pytest.raises(InputError, match=message):
         g_learn(game, game.uniform_local_policy(), k, **arguments)  # type: ignore[arg-type]
+
+
+@given(seed=st.integers(0, 10**6), k=st.integers(1, 4), S_l=st.integers(2, 3))
+@settings(max_examples=25, deadline=None)
+def test_with_one_global_state_it_does_not_matter_which_one_the_locals_see(
+    seed: int, k: int, S_l: int
+) -> None:
+    rng = np.random.default_rng(seed)
+    tables = (
+        np.ones((1, 2, 1)),
+        rng.normal(size=(1, 2)),
+        rng.dirichlet(np.ones(S_l), (1, S_l, 2)),
+        rng.normal(size=(1, S_l, 2)),
+    )
+    pi_l = rng.dirichlet(np.ones(2), (1, S_l))
+    now, then = (
+        g_learn(Game(*tables, 0.8, local_sees=sees), pi_l, k, tol=1e-9)
+        for sees in ("current", "next")
+    )
+    np.testing.assert_allclose(then.value, now.value, rtol=0, atol=1e-8)
+    np.testing.assert_array_equal(then.action, now.action)
