@@ -23,7 +23,30 @@ class Interrupted(BaseException):
 def _interrupt(number: int, _frame: FrameType | None) -> None:
     # A second signal must not break the cleanup that the first one started.
     _ignore_signals()
-    raise Interrupted("Ctrl-C" if number == signal.SIGINT else "SIGTERM")
+    interrupted = Interrupted("Ctrl-C" if number == signal.SIGINT else "SIGTERM")
+
+    def check_not_swallowed(_number: int, _frame: FrameType | None) -> None:
+        signal.setitimer(signal.ITIMER_REAL, RETRY_S)
+        if not _being_handled(interrupted):
+            raise interrupted
+
+    signal.signal(signal.SIGALRM, check_not_swallowed)
+    signal.setitimer(signal.ITIMER_REAL, RETRY_S)
+    raise interrupted
+
+
+def _being_handled(interrupted: Interrupted) -> bool:
+    """Whether the code that runs now is the cleanup after `interrupted`.
+
+    Otherwise somebody swallowed it: libraries guard optional imports by a bare `except:`, and
+    Python drops what is raised in destructors and callbacks.
+    """
+    error = sys.exception()
+    while error is not None:
+        if error is interrupted:
+            return True
+        error = error.__context__
+    return False
 
 
 def _ignore_signals() -> None:
@@ -31,18 +54,10 @@ def _ignore_signals() -> None:
         signal.signal(number, signal.SIG_IGN)
 
 
-def _raise_again(dropped: Any) -> None:
-    """Bring back an `Interrupted` that Python dropped, as it does in destructors and callbacks."""
+def _drop_quietly(dropped: Any) -> None:
+    """Say nothing about an `Interrupted` that Python dropped: the timer raises it again."""
     if not isinstance(dropped.exc_value, Interrupted):
         sys.__unraisablehook__(dropped)
-        return
-    name = str(dropped.exc_value)
-
-    def later(_number: int, _frame: FrameType | None) -> None:
-        raise Interrupted(name)
-
-    signal.signal(signal.SIGALRM, later)
-    signal.setitimer(signal.ITIMER_REAL, RETRY_S)
 
 
 def _say(sentence: str) -> None:
@@ -86,13 +101,14 @@ def run(arguments: Sequence[str]) -> int:
 
 
 def _stopped(signalled: Interrupted) -> int:
+    signal.setitimer(signal.ITIMER_REAL, 0.0)
     _say("; ".join([f"stopped by {signalled}", *getattr(signalled, "__notes__", [])]))
     return 1
 
 
 def main() -> None:
     """Entry point of the console script."""
-    sys.unraisablehook = _raise_again
+    sys.unraisablehook = _drop_quietly
     try:
         for number in SIGNALS:
             signal.signal(number, _interrupt)

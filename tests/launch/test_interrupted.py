@@ -36,6 +36,26 @@ entry.run = work
 entry.main()
 """
 
+IN_A_BARE_EXCEPT = """
+import os, signal, time
+from kofn.launch import entry
+
+def work(arguments):
+    try:
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(60)
+    except:  # as numpy and numba guard what is optional
+        pass
+    try:
+        time.sleep(60)
+    finally:
+        time.sleep(0.3)  # a cleanup is not broken off
+        print("cleaned", flush=True)
+
+entry.run = work
+entry.main()
+"""
+
 AFTER_THE_WORK = """
 import atexit, os, signal
 from kofn.launch import entry
@@ -76,6 +96,12 @@ def python(program: str, *arguments: str) -> subprocess.CompletedProcess[str]:
 def test_ctrl_c_inside_a_destructor_is_not_lost() -> None:
     done = python(IN_A_DESTRUCTOR)
     assert (done.returncode, done.stdout, done.stderr) == (1, "", "kofn: stopped by Ctrl-C\n")
+
+
+def test_ctrl_c_swallowed_by_a_library_is_not_lost() -> None:
+    done = python(IN_A_BARE_EXCEPT)
+    expected = (1, "cleaned\n", "kofn: stopped by Ctrl-C\n")
+    assert (done.returncode, done.stdout, done.stderr) == expected
 
 
 def test_ctrl_c_while_python_ends_after_the_work_changes_nothing() -> None:
