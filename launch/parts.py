@@ -5,6 +5,7 @@
 one by hand.
 """
 
+import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -21,6 +22,8 @@ from kofn.controller.link.clock import Clock, MonotonicClock
 from kofn.controller.link.hostlog import HostLog
 from kofn.controller.link.messages import Pace
 from kofn.controller.link.mqtt import MqttTransport, Protocol
+from kofn.controller.link.secret_files import read_secret, write_atomic
+from kofn.controller.link.tls import TlsFiles
 from kofn.controller.link.topics import check_host
 from kofn.controller.loop import ControlLoop
 from kofn.controller.record import RunFolder
@@ -47,6 +50,12 @@ class Connection(msgspec.Struct, frozen=True, kw_only=True):
     username: str | None = None
     password: str | None = None
     protocol: Protocol = "auto"
+    tls: TlsFiles | None = None
+    insecure_lab: bool = False
+
+    def check(self) -> None:
+        """Raise `InputError` when this cannot be a connection, before anything is started."""
+        self.transport(MonotonicClock())
 
     def transport(self, clock: Clock) -> MqttTransport:
         """Return a transport that is not open yet."""
@@ -56,32 +65,31 @@ class Connection(msgspec.Struct, frozen=True, kw_only=True):
             username=self.username,
             password=self.password,
             protocol=self.protocol,
+            tls=self.tls,
+            insecure_lab=self.insecure_lab,
         )
 
 
 def read_credentials(path: Path | None) -> tuple[str | None, str | None]:
-    """Return (user name, password) from a JSON file, (None, None) without one.
+    """Return (user name, password) from a JSON file that only its owner can read.
 
-    The file must be readable by its owner only, since a password is in it.
+    Without a file, from the environment (KOFN_USERNAME, KOFN_PASSWORD); (None, None) without both.
     """
     if path is None:
-        return None, None
+        username, password = os.environ.get("KOFN_USERNAME"), os.environ.get("KOFN_PASSWORD")
+        if (username is None) != (password is None):
+            raise InputError("KOFN_USERNAME and KOFN_PASSWORD belong together in the environment")
+        return username, password
     try:
-        if path.stat().st_mode & 0o077:
-            raise InputError(f"{path} is readable by others; run: chmod 600 {path}")
-        table = msgspec.json.decode(path.read_bytes(), type=dict[str, str])
+        table = msgspec.json.decode(read_secret(path), type=dict[str, str])
         return table["username"], table["password"]
-    except OSError as error:
-        raise InputError(f"cannot read credentials {path}: {error.strerror}") from None
     except (msgspec.MsgspecError, KeyError):
         raise InputError(f"{path} must be JSON with the keys username and password") from None
 
 
 def write_credentials(path: Path, username: str, password: str) -> Path:
     """Write a credentials file that only its owner can read; return its path."""
-    path.touch(mode=0o600)
-    path.write_bytes(msgspec.json.encode({"username": username, "password": password}))
-    return path
+    return write_atomic(path, msgspec.json.encode({"username": username, "password": password}))
 
 
 class SwarmConfig(msgspec.Struct, frozen=True, kw_only=True):

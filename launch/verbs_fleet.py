@@ -12,6 +12,7 @@ from kofn.controller.config import ControllerConfig
 from kofn.controller.core.errors import InputError
 from kofn.controller.core.policy import Policy
 from kofn.controller.link.mqtt import Protocol
+from kofn.controller.link.tls import TlsFiles
 from kofn.controller.record import RunFolder
 from kofn.controller.results import Decision
 from kofn.hardware.ring import RingLayout
@@ -36,6 +37,7 @@ from kofn.launch.scenario import (
     load_scenario,
 )
 from kofn.launch.seeds import MAX_SEED
+from kofn.launch.tls_options import InsecureLab, TlsCa, TlsCert, TlsKey, tls_files
 
 RUNS = Path("runs")
 
@@ -46,7 +48,7 @@ def demo(
     steps: Annotated[int, typer.Option(help="Steps of 6 simulated seconds.")] = 40,
     hosts: Annotated[int, typer.Option(help="Processes that the swarm is split over.")] = 2,
     broker: Annotated[
-        str, typer.Option(help="auto, mosquitto, amqtt or mqtt://host:port.")
+        str, typer.Option(help="auto, mosquitto, amqtt, or a URL on this machine.")
     ] = "auto",
     port: Annotated[int, typer.Option(min=0, max=65535, help="Broker port; 0: a free one.")] = 0,
     move_success: Annotated[
@@ -115,6 +117,10 @@ def controller(
     fleet: options.Fleet = "fleet",
     credentials: options.Credentials = None,
     mqtt: options.Mqtt = "auto",
+    tls_ca: TlsCa = None,
+    tls_cert: TlsCert = None,
+    tls_key: TlsKey = None,
+    insecure_lab: InsecureLab = False,
     period: options.Period = 6.0,
     speed: options.Speed = 1.0,
     dispatcher: Annotated[
@@ -154,7 +160,8 @@ def controller(
         raise InputError(str(error)) from error
     check_time(period, speed)
     loaded = Policy.load(policy)
-    connection = _connection(fleet, broker, credentials, mqtt)
+    tls = tls_files(tls_ca, tls_cert, tls_key)
+    connection = _connection(fleet, broker, credentials, mqtt, tls, insecure_lab)
     # After the checks: a command that is refused leaves no folder behind.
     run_folder = RunFolder(folder) if folder is not None else RunFolder.create(out, fleet)
     summary = run_controller(
@@ -182,6 +189,10 @@ def swarm(
     fleet: options.Fleet = "fleet",
     credentials: options.Credentials = None,
     mqtt: options.Mqtt = "auto",
+    tls_ca: TlsCa = None,
+    tls_cert: TlsCert = None,
+    tls_key: TlsKey = None,
+    insecure_lab: InsecureLab = False,
     world: Annotated[str, typer.Option(help="Simulator: bullet.")] = "bullet",
     pace: options.PaceOption = "lockstep",
     period: options.Period = 6.0,
@@ -205,7 +216,9 @@ def swarm(
         layout=_layout(arena),
         log=log,
     )
-    counters = run_swarm(_connection(fleet, broker, credentials, mqtt), config)
+    tls = tls_files(tls_ca, tls_cert, tls_key)
+    connection = _connection(fleet, broker, credentials, mqtt, tls, insecure_lab)
+    counters = run_swarm(connection, config)
     emit({"host": host, "robots": robots, "counters": counters}, [], as_json=json)
 
 
@@ -215,6 +228,10 @@ def robot(
     fleet: options.Fleet = "fleet",
     credentials: options.Credentials = None,
     mqtt: options.Mqtt = "auto",
+    tls_ca: TlsCa = None,
+    tls_cert: TlsCert = None,
+    tls_key: TlsKey = None,
+    insecure_lab: InsecureLab = False,
     driver: Annotated[str, typer.Option(help="Name of the driver.")] = "dry_run",
     zone: Annotated[int, typer.Option(min=0, help="Zone in which the robot stands.")] = 0,
     period: options.Period = 6.0,
@@ -237,13 +254,32 @@ def robot(
         layout=_layout(arena),
         log=log,
     )
-    counters = run_robot(_connection(fleet, broker, credentials, mqtt), config)
+    tls = tls_files(tls_ca, tls_cert, tls_key)
+    connection = _connection(fleet, broker, credentials, mqtt, tls, insecure_lab)
+    counters = run_robot(connection, config)
     emit({"host": host, "robots": 1, "counters": counters}, [], as_json=json)
 
 
-def _connection(fleet: str, url: str, credentials: Path | None, mqtt: Protocol) -> Connection:
+def _connection(
+    fleet: str,
+    url: str,
+    credentials: Path | None,
+    mqtt: Protocol,
+    tls: TlsFiles | None,
+    insecure_lab: bool,
+) -> Connection:
     username, password = read_credentials(credentials)
-    return Connection(fleet=fleet, url=url, username=username, password=password, protocol=mqtt)
+    connection = Connection(
+        fleet=fleet,
+        url=url,
+        username=username,
+        password=password,
+        protocol=mqtt,
+        tls=tls,
+        insecure_lab=insecure_lab,
+    )
+    connection.check()
+    return connection
 
 
 def _layout(arena: str) -> RingLayout:

@@ -9,7 +9,6 @@ controller would make every poll round wait for the controller's arithmetic.
 import asyncio
 import json
 import logging
-import os
 import signal
 import sys
 from collections.abc import Sequence
@@ -17,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from kofn.controller.link.credentials import BrokerUser, hash_password, rights_of
+from kofn.controller.link.secret_files import write_atomic
 
 CONFIG_NAME = "amqtt.json"
 _PLUGINS = "kofn.controller.link.amqtt_access"
@@ -36,11 +36,7 @@ def write_amqtt_file(folder: Path, *, fleet: str, users: Sequence[BrokerUser], p
             f"{_PLUGINS}.Access": {"users": entries},
         },
     }
-    path = folder / CONFIG_NAME
-    path.unlink(missing_ok=True)
-    with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:  # noqa: PTH123
-        json.dump(config, file)
-    return path
+    return write_atomic(folder / CONFIG_NAME, json.dumps(config))
 
 
 async def serve(config: dict[str, Any]) -> None:

@@ -11,6 +11,7 @@ has accepted a login, not when its port is open.
 """
 
 import importlib.util
+import logging
 import shutil
 import socket
 import subprocess
@@ -29,8 +30,11 @@ from kofn.controller.link.credentials import BrokerUser, check_users, make_passw
 from kofn.controller.link.mosquitto_config import write_mosquitto_files
 from kofn.controller.link.mqtt import Protocol
 from kofn.controller.link.probe import Connack, probe
+from kofn.controller.link.tls import TlsFiles, check_access, make_context
 
 __all__ = ["Broker", "BrokerUser", "start_broker"]
+
+_log = logging.getLogger(__name__)
 
 Kind = Literal["mosquitto", "amqtt", "url"]
 
@@ -100,13 +104,16 @@ def start_broker(
     workdir: Path,
     port: int | None = None,
     timeout_s: float = 15.0,
+    tls: TlsFiles | None = None,
+    insecure_lab: bool = False,
 ) -> Broker:
     """Return a broker that accepts logins.
 
     Parameters
     ----------
     choice
-        "auto" (mosquitto when on PATH, else amqtt), "mosquitto", "amqtt", or `mqtt://host:port`.
+        "auto" (mosquitto when on PATH, else amqtt), "mosquitto", "amqtt", or the URL of a broker,
+        `mqtt://host:port` or `mqtts://host:port`.
     fleet
         Name of the fleet; the rights of the users concern its topics only.
     users
@@ -117,12 +124,14 @@ def start_broker(
         TCP port; None takes a free one.
     timeout_s
         Wall seconds until the broker must have accepted a login.
+    tls, insecure_lab
+        For a URL: certificates, and whether plain text may leave this machine (see `tls`).
 
     Raises
     ------
     InputError
         Unknown choice, unusable user, a port out of range or in use, a folder that cannot be
-        written.
+        written, a URL that needs TLS.
     RunError
         No broker to start, nothing answers at the URL, or the broker does not come up; the
         sentence ends with the last line of its log.
@@ -131,9 +140,14 @@ def start_broker(
     if choice not in ("auto", "mosquitto", "amqtt"):
         if "://" not in choice:
             raise InputError(
-                f"broker {choice!r} is none of auto, mosquitto, amqtt, mqtt://HOST:PORT"
+                f"broker {choice!r} is none of auto, mosquitto, amqtt, mqtt://HOST:PORT, "
+                "mqtts://HOST:PORT"
             )
-        return _find(parse_url(choice), users[0], timeout_s)
+        address = parse_url(choice)
+        warning = check_access(address, tls, username=None, insecure_lab=insecure_lab)
+        if warning:
+            _log.warning(warning)
+        return _find(address, users[0], tls or TlsFiles(), timeout_s)
     if port is not None:
         _check_free(port)
     workdir = workdir.resolve()
@@ -157,7 +171,8 @@ def start_broker(
     raise AssertionError  # unreachable
 
 
-def _find(address: BrokerAddress, user: BrokerUser, timeout_s: float) -> Broker:
+def _find(address: BrokerAddress, user: BrokerUser, tls: TlsFiles, timeout_s: float) -> Broker:
+    context = make_context(tls) if address.tls else None
     try:
         probe(
             address,
@@ -165,11 +180,12 @@ def _find(address: BrokerAddress, user: BrokerUser, timeout_s: float) -> Broker:
             username=user.name,
             password=user.password,
             timeout_s=min(timeout_s, 5.0),
+            tls=context,
         )
     except OSError as error:
-        why = error.strerror or str(error)
-        raise RunError(f"no MQTT broker answers at mqtt://{address}: {why}") from error
-    return Broker("url", f"mqtt://{address}", "auto")
+        why = (context.failure if context else "") or error.strerror or str(error)
+        raise RunError(f"no MQTT broker answers at {address.url}: {why}") from error
+    return Broker("url", address.url, "auto")
 
 
 def _choose(choice: str, fleet: str, users: Sequence[BrokerUser], workdir: Path) -> _Recipe:

@@ -11,6 +11,7 @@ PBKDF2-HMAC-SHA512, the format of mosquitto 2.
 | host h | rep/h done/h conn/h roster/h ack/h evt/h | step ctl halt pol/+ poll/h cmd/h pose/h |
 | operator | halt | ctl conn/+ halt |
 | observer | - | ctl step halt conn/+ roster/+ evt/+ |
+| localiser | pose/+ | ctl conn/+ |
 | auditor | - | everything below the fleet's root |
 | probe | - | - (logs in to find out whether a broker is up) |
 """
@@ -25,7 +26,7 @@ from typing import Literal, NamedTuple
 from kofn.controller.core.errors import InputError
 from kofn.controller.link.topics import Topics, check_host, check_name
 
-Role = Literal["controller", "host", "operator", "observer", "auditor", "probe"]
+Role = Literal["controller", "host", "operator", "observer", "localiser", "auditor", "probe"]
 
 _ITERATIONS = 101  # mosquitto's own figure; our passwords are random, not guessable
 
@@ -34,6 +35,7 @@ _WRITES: dict[Role, str] = {
     "host": "rep/{host} done/{host} conn/{host} roster/{host} ack/{host} evt/{host}",
     "operator": "halt",
     "observer": "",
+    "localiser": "pose/+",
     "auditor": "",
     "probe": "",
 }
@@ -42,6 +44,7 @@ _READS: dict[Role, str] = {
     "host": "step ctl halt pol/+ poll/{host} cmd/{host} pose/{host}",
     "operator": "ctl conn/+ halt",
     "observer": "ctl step halt conn/+ roster/+ evt/+",
+    "localiser": "ctl conn/+",
     "auditor": "#",
     "probe": "",
 }

@@ -1,15 +1,38 @@
 # SPDX-License-Identifier: MIT
-"""Configuration, password and ACL file for a mosquitto of our own on 127.0.0.1."""
+"""Configuration, password and ACL files for mosquitto.
+
+Two kinds: a broker of our own on 127.0.0.1 with passwords (`write_mosquitto_files`), and a broker
+on a network, where each client shows a certificate whose name is its identity (`tls_config_text`).
+"""
 
 import os
 import pwd
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from kofn.controller.core.errors import InputError
-from kofn.controller.link.credentials import BrokerUser, hash_password, rights_of
+from kofn.controller.link.credentials import BrokerUser, Role, hash_password, rights_of
+from kofn.controller.link.secret_files import write_atomic
 
 CONFIG_NAME = "mosquitto.conf"
+
+_COMMON = """\
+allow_anonymous false
+acl_file acl
+# Otherwise any user could evict another by taking its client id.
+use_username_as_clientid true
+persistence false
+# Nagle's algorithm with delayed acknowledgements costs 40 ms a round.
+set_tcp_nodelay true
+max_packet_size 65536
+max_queued_messages 100
+max_keepalive 60
+sys_interval 0
+log_dest stderr
+log_type error
+log_type warning
+log_type notice
+"""
 
 
 def write_mosquitto_files(
@@ -30,60 +53,68 @@ def write_mosquitto_files(
                 f"mosquitto takes no colon in a user name: rename {user.name!r}, or use the "
                 "broker amqtt"
             )
-    _write_private(folder / "passwords", "".join(_password_lines(users)))
-    _write_private(folder / "acl", acl_text(fleet, users))
-    config = folder / CONFIG_NAME
-    _write_private(config, config_text(port))
-    return config
+    write_atomic(folder / "passwords", "".join(_password_lines(users)))
+    write_atomic(folder / "acl", acl_text(fleet, [(user.name, user.role) for user in users]))
+    return write_atomic(folder / CONFIG_NAME, config_text(port))
 
 
 def config_text(port: int) -> str:
-    """Return the text of mosquitto.conf."""
-    lines = [
-        f"listener {port} 127.0.0.1",
-        "allow_anonymous false",
-        "password_file passwords",
-        "acl_file acl",
-        # Otherwise any user could evict another by taking its client id.
-        "use_username_as_clientid true",
-        "persistence false",
-        # Nagle's algorithm with delayed acknowledgements costs 40 ms a round.
-        "set_tcp_nodelay true",
-        "max_packet_size 65536",
-        "max_queued_messages 100",
-        "max_keepalive 60",
-        "sys_interval 0",
-        "log_dest stderr",
-        "log_type error",
-        "log_type warning",
-        "log_type notice",
-    ]
-    if os.geteuid() == 0:
-        # Started as root, mosquitto becomes another user, who cannot read our files.
-        lines.append(f"user {pwd.getpwuid(0).pw_name}")
-    return "\n".join(lines) + "\n"
+    """Return the text of mosquitto.conf for a broker with passwords on 127.0.0.1."""
+    return f"listener {port} 127.0.0.1\npassword_file passwords\n" + _COMMON + _user_line()
 
 
-def acl_text(fleet: str, users: Sequence[BrokerUser]) -> str:
+def tls_config_text(port: int, *, bind: str = "", max_connections: int = 1000) -> str:
+    """Return the text of mosquitto.conf for a broker with certificates.
+
+    Parameters
+    ----------
+    port
+        TCP port.
+    bind
+        Address to listen on; empty for all of the machine.
+    max_connections
+        Connections beyond that are refused.
+    """
+    return (
+        "# Start in this folder: mosquitto -c mosquitto.conf\n"
+        "# After each change of acl or crl.pem: kill -HUP the process (connections stay).\n"
+        f"listener {port} {bind}".rstrip()
+        + f"""
+tls_version tlsv1.2
+cafile ca.crt
+certfile broker.crt
+keyfile broker.key
+crlfile crl.pem
+# Who has no valid certificate does not get in; the name in it is the user name.
+require_certificate true
+use_identity_as_username true
+max_connections {max_connections}
+"""
+        + _COMMON
+        + _user_line()
+    )
+
+
+def acl_text(fleet: str, roles: Iterable[tuple[str, Role]]) -> str:
     """Return the text of the ACL file: the rights of each user, by name.
 
     A `pattern` rule with %u would be shorter, but it holds for every user: an operator could then
-    read steps and publish replies under its own name.
+    read steps and publish replies under its own name, and so could a certificate that is not
+    enrolled any more.
     """
     lines: list[str] = []
-    for user in users:
-        rights = rights_of(user.role, fleet, user.name)
-        lines.append(f"user {user.name}")
+    for name, role in roles:
+        rights = rights_of(role, fleet, name)
+        lines.append(f"user {name}")
         lines += [f"topic write {topic}" for topic in rights.writes]
         lines += [f"topic read {topic}" for topic in rights.reads]
     return "\n".join(lines) + "\n"
 
 
+def _user_line() -> str:
+    """Started as root, mosquitto becomes another user, who cannot read our files."""
+    return f"user {pwd.getpwuid(0).pw_name}\n" if os.geteuid() == 0 else ""
+
+
 def _password_lines(users: Sequence[BrokerUser]) -> list[str]:
     return [f"{user.name}:{hash_password(user.password)}\n" for user in users]
-
-
-def _write_private(path: Path, text: str) -> None:
-    path.unlink(missing_ok=True)
-    with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:  # noqa: PTH123
-        file.write(text)

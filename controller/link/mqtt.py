@@ -28,6 +28,7 @@ from kofn.controller.core.errors import RunError
 from kofn.controller.link.address import parse_url
 from kofn.controller.link.clock import Clock
 from kofn.controller.link.inbox import Inbox
+from kofn.controller.link.tls import TlsFiles, check_access, make_context
 from kofn.controller.link.transport import Inbound, Outbound, Session
 
 Protocol = Literal["auto", "5", "3.1.1"]
@@ -48,7 +49,7 @@ class MqttTransport:
     Parameters
     ----------
     url
-        `mqtt://host[:port]`.
+        `mqtt://host[:port]`, or `mqtts://host[:port]` for TLS.
     clock
         Stamps arrivals and translates the fleet seconds of `receive`.
     username, password
@@ -57,6 +58,15 @@ class MqttTransport:
         The broker publishes the last will after 1.5 times this silence.
     protocol
         "auto" tries MQTT 5 for 3 s, then 3.1.1; pin it where it is known (`Broker.protocol`).
+    tls
+        Certificates for `mqtts://`; None there means the authorities of the operating system.
+    insecure_lab
+        Allow a broker on another machine without TLS or credentials, with a warning.
+
+    Raises
+    ------
+    InputError
+        A URL that is none, unusable certificates, or an address that needs more (see `tls`).
     """
 
     def __init__(
@@ -68,8 +78,15 @@ class MqttTransport:
         password: str | None = None,
         keepalive_s: int = 15,
         protocol: Protocol = "auto",
+        tls: TlsFiles | None = None,
+        insecure_lab: bool = False,
     ) -> None:
         self._address = parse_url(url)
+        self._warning = check_access(
+            self._address, tls, username=username, insecure_lab=insecure_lab
+        )
+        self._tls = make_context(tls or TlsFiles()) if self._address.tls else None
+        self._named = username is not None or (tls is not None and tls.certificate is not None)
         self._clock = clock
         self._username = username
         self._password = password
@@ -98,6 +115,8 @@ class MqttTransport:
         """
         if self._client is not None:
             raise RuntimeError("transport is open already")
+        if self._warning:
+            _log.warning(self._warning)
         deadline_s = time.monotonic() + timeout_s
         self._session = session
         self._inbox = Inbox(session.queue, session.newest_only)
@@ -155,6 +174,13 @@ class MqttTransport:
         return self._ready and client is not None and client.is_connected()
 
     @property
+    def _login(self) -> str | None:
+        """Whom the broker takes us for, in messages."""
+        if self._username is None and self._named and self._session is not None:
+            return self._session.client_id
+        return self._username
+
+    @property
     def statistics(self) -> dict[str, int]:
         """Counts since open, see `Transport`."""
         return {
@@ -169,7 +195,7 @@ class MqttTransport:
     def _try(self, version: MQTTProtocolVersion, session: Session, deadline_s: float) -> bool:
         """Bring the session up with one MQTT version; False when that took too long."""
         client = self._client = self._make_client(version, session)
-        client.connect_async(*self._address, keepalive=self._keepalive_s, clean_start=True)
+        client.connect_async(*self._address.tcp, keepalive=self._keepalive_s, clean_start=True)
         client.loop_start()
         with self._changed:
             self._changed.wait_for(
@@ -183,7 +209,7 @@ class MqttTransport:
         return False
 
     def _make_client(self, version: MQTTProtocolVersion, session: Session) -> Client:
-        shared = self._username is None and session.fleet  # nothing but the id keeps fleets apart
+        shared = not self._named and session.fleet  # nothing but the id keeps fleets apart
         client = Client(
             CallbackAPIVersion.VERSION2,
             client_id=f"{session.fleet}.{session.client_id}" if shared else session.client_id,
@@ -194,9 +220,13 @@ class MqttTransport:
         client.max_queued_messages_set(_INFLIGHT + _QUEUED)  # paho counts those in flight too
         # Doubling from a base of its own keeps the clients of a restarted broker apart.
         base_s = SystemRandom().uniform(0.5, 1.5)
-        client.reconnect_delay_set(base_s, 30)  # type: ignore[arg-type]  # a float does as well
+        cap_s = SystemRandom().uniform(20.0, 30.0)
+        client.reconnect_delay_set(base_s, cap_s)  # type: ignore[arg-type]  # floats do as well
         if self._username is not None:
             client.username_pw_set(self._username, self._password)
+        if self._tls is not None:
+            client.tls_set_context(self._tls)
+            client.on_connect_fail = self._on_connect_fail
         client.on_socket_open = self._on_socket_open
         client.on_connect = self._on_connect
         client.on_subscribe = self._on_subscribe
@@ -211,7 +241,7 @@ class MqttTransport:
         client.loop_stop()
         self._ready = False
         client.on_connect = client.on_subscribe = client.on_disconnect = None
-        client.on_message = client.on_socket_open = None
+        client.on_message = client.on_socket_open = client.on_connect_fail = None
         # paho leaves its wake-up socket pair to the garbage collector.
         client._reset_sockets()  # noqa: SLF001
 
@@ -225,6 +255,8 @@ class MqttTransport:
         assert self._session is not None  # noqa: S101
         self._connection += 1
         self._stage = "did not answer as an MQTT broker"
+        if self._tls is not None:
+            self._tls.forget()
         will = self._session.will(self._connection)
         if will is not None:
             client.will_set(will.topic, will.payload, will.qos, will.retain)
@@ -236,7 +268,7 @@ class MqttTransport:
         if reason.is_failure:
             self._stage = f"refused the connection ({reason})"
             if reason.getName() in _WRONG_LOGIN:
-                self._refuse(f"refused the login of {self._username!r} ({reason})")
+                self._refuse(f"refused the login of {self._login!r} ({reason})")
             return
         # Unacknowledged messages of the connection before are stale; the birth says what holds.
         client.drop_out_messages()
@@ -254,7 +286,7 @@ class MqttTransport:
         refused = [f for (f, _), code in zip(filters, reasons, strict=False) if code.is_failure]
         if refused or len(reasons) != len(filters):
             names = ", ".join(refused) or "some filters"
-            self._refuse(f"does not let {self._username!r} subscribe to {names}")
+            self._refuse(f"does not let {self._login!r} subscribe to {names}")
             return
         self._announce(client)
 
@@ -275,11 +307,24 @@ class MqttTransport:
         if self._ready and self._client is not None:
             _log.info("disconnected broker=%s reason=%r", self._address, str(reason))
         self._ready = False
+        self._judge_tls()  # with TLS 1.3 a broker refuses our certificate after the handshake
 
     def _on_message(self, _: Client, __: Any, message: MQTTMessage) -> None:
         self._inbox.put(
             Inbound(message.topic, bytes(message.payload), message.retain, self._clock.now())
         )
+
+    def _on_connect_fail(self, client: Client, _: Any) -> None:
+        if client is self._client:
+            self._judge_tls()
+
+    def _judge_tls(self) -> None:
+        """Give up at once where a certificate was refused; it would be again."""
+        if self._tls is None or not self._tls.failure:
+            return
+        self._stage = self._tls.failure
+        if self._tls.final:
+            self._refuse(self._tls.failure)
 
     def _refuse(self, why: str) -> None:
         """Fail `open`; at a reconnection, say so in the log and stay down."""

@@ -6,6 +6,8 @@ probe sends the smallest MQTT 3.1.1 CONNECT (OASIS MQTT 3.1.1, section 3.1) and 
 """
 
 import socket
+import ssl
+from contextlib import ExitStack
 from enum import IntEnum
 
 from kofn.controller.link.address import BrokerAddress
@@ -29,16 +31,21 @@ def probe(
     username: str | None = None,
     password: str | None = None,
     timeout_s: float = 2.0,
+    tls: ssl.SSLContext | None = None,
 ) -> Connack:
-    """Connect once, disconnect at once, and return the broker's answer.
+    """Connect once, over TLS with a context, disconnect at once, and return the broker's answer.
 
     Raises
     ------
     OSError
         Nobody listens, no answer within `timeout_s` (a `TimeoutError`), or an answer that is not
-        MQTT (a `ConnectionError`).
+        MQTT (a `ConnectionError`), or no TLS connection (an `ssl.SSLError`).
     """
-    with socket.create_connection(address, timeout=timeout_s) as connection:
+    with ExitStack() as stack:
+        connection = stack.enter_context(socket.create_connection(address.tcp, timeout=timeout_s))
+        if tls is not None:
+            wrapped = tls.wrap_socket(connection, server_hostname=address.host)
+            connection = stack.enter_context(wrapped)
         connection.sendall(_connect_packet(client_id, username, password))
         answer = b""
         while len(answer) < 4:

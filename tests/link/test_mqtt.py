@@ -15,6 +15,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+from paho.mqtt.enums import MQTTProtocolVersion
 from wires import ROOT, MqttWire, collect, launch, login, mute, payloads, presence, until
 
 from kofn.controller.core.errors import InputError, RunError
@@ -223,6 +224,22 @@ def test_after_a_broker_restart_the_session_is_restored_with_a_larger_number(
         controller.close()
         h1.close()
         first.close()
+
+
+def test_clients_of_a_restarted_broker_come_back_at_times_of_their_own() -> None:
+    clients = [
+        MqttTransport("mqtt://127.0.0.1:9", MonotonicClock())._make_client(
+            MQTTProtocolVersion.MQTTv5, mute("h1")
+        )
+        for _ in range(50)
+    ]
+    first = {client._reconnect_min_delay for client in clients}
+    last = {client._reconnect_max_delay for client in clients}
+    assert len(first) == len(last) == 50
+    assert 0.5 <= min(first) < 0.75
+    assert 1.25 < max(first) <= 1.5
+    assert 20.0 <= min(last) < 22.5
+    assert 27.5 < max(last) <= 30.0
 
 
 def test_close_while_the_broker_is_gone_is_quick_and_quiet(kind: str, tmp_path: Path) -> None:

@@ -11,11 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kofn.controller.core.errors import InputError, RunError
-from kofn.controller.link.address import parse_url
+from kofn.controller.link.address import BrokerAddress, parse_url
 from kofn.controller.link.amqtt_access import covers
 from kofn.controller.link.clock import FakeClock, MonotonicClock
 from kofn.controller.link.credentials import (
-    BrokerUser,
     Role,
     hash_password,
     rights_of,
@@ -76,8 +75,10 @@ def test_the_rights_of_a_role_cover_the_filters_that_it_subscribes_to() -> None:
 
 
 def test_a_default_port_and_an_ipv6_address_are_understood() -> None:
-    assert parse_url("mqtt://broker") == ("broker", 1883)
-    assert parse_url("mqtt://[::1]:1884/") == ("::1", 1884)
+    assert parse_url("mqtt://broker").tcp == ("broker", 1883)
+    assert parse_url("mqtt://[::1]:1884/").tcp == ("::1", 1884)
+    assert parse_url("mqtts://broker") == BrokerAddress("broker", 8883, tls=True)
+    assert parse_url("mqtts://[::1]").url == "mqtts://[::1]:8883"
 
 
 levels = st.lists(st.sampled_from(["a", "b", "+"]), min_size=1, max_size=4)
@@ -122,7 +123,7 @@ def test_a_stored_password_is_verified_and_another_is_not(password: str, other: 
 
 
 def test_the_acl_file_gives_each_user_its_own_topics_only() -> None:
-    lines = acl_text("f", [BrokerUser("h1", "p", "host"), BrokerUser("o", "p", "operator")])
+    lines = acl_text("f", [("h1", "host"), ("o", "operator")])
     first, second = lines.split("user o\n")
     assert first.startswith("user h1\n")
     assert "topic write kofn1/f/rep/h1\n" in first

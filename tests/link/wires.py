@@ -30,6 +30,7 @@ NAMES: dict[str, Role] = {
     "h2": "host",
     "operator": "operator",
     "observer": "observer",
+    "localiser": "localiser",
     "auditor": "auditor",
 }
 USERS = [BrokerUser(name, f"secret-{name}", role) for name, role in NAMES.items()]
@@ -138,7 +139,7 @@ class MqttWire(Wire):
             transport.close()
 
 
-def launch(kind: str, workdir: Path, **options: int) -> Broker:
+def launch(kind: str, workdir: Path, port: int | None = None) -> Broker:
     if kind == "mosquitto" and shutil.which("mosquitto") is None:
         pytest.skip("mosquitto is not on PATH")
-    return start_broker(kind, fleet=FLEET, users=USERS, workdir=workdir, **options)
+    return start_broker(kind, fleet=FLEET, users=USERS, workdir=workdir, port=port)
