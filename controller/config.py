@@ -20,6 +20,12 @@ from kofn.controller.link.topics import check_name
 POLL_TTL_LOCKSTEP_S = 2.0
 HOLD_PERIODS = 3
 STEP_TTL_PERIODS = 2
+MAX_KNOWN_AGE = 1000
+_CHOICES = {
+    "fill": ("topup-first", "known-first"),
+    "known_ageing": ("model", "as-seen"),
+    "estimator": ("plain", "weighted"),
+}
 
 
 class ControllerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -57,7 +63,24 @@ class ControllerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
     hold_s
         Without a valid step for so long, robots hold; None is 3 periods.
     m_min
-        Fewer fresh answers than this keep the last action; None is ceil(k/2).
+        Fewer answers than this (fresh and topped up) keep the last action; None is ceil(k/2).
+    waves
+        2: robots that have not answered at half of the poll's time are replaced by others, at most
+        2k robots in all; 1: they are not.
+    fill
+        What comes first where first-wave answers are missing: answers of the robots asked instead
+        ("topup-first"), or what is remembered of the silent ones ("known-first": right when loss
+        depends on where a robot is, and fewer polls).
+    known_max_age
+        A robot's last answer stands in for a missing one for so many steps; 0 remembers none.
+    known_ageing
+        "model" moves a remembered answer on through the local model, and weighs it by what is left
+        of it; "as-seen" takes the robot to be where it was.
+    pad
+        Complete the recorded counts to k by drawing from the answers; never fed to the belief.
+    estimator
+        "plain" counts each answer once; "weighted" divides by the estimated chance to answer from
+        its zone, and remembers and pads nothing.
     """
 
     fleet: str
@@ -74,6 +97,12 @@ class ControllerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
     done_timeout_s: float = 30.0
     hold_s: float | None = None
     m_min: int | None = None
+    waves: Literal[1, 2] = 2
+    fill: Literal["topup-first", "known-first"] = "topup-first"
+    known_max_age: int = 20
+    known_ageing: Literal["model", "as-seen"] = "model"
+    pad: bool = True
+    estimator: Literal["plain", "weighted"] = "plain"
 
     def __post_init__(self) -> None:
         """Refuse settings that cannot be run, one sentence each."""
@@ -95,6 +124,13 @@ class ControllerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
             raise InputError(f"memory {self.memory} must lie in 1..1e9 pseudo-counts")
         if self.m_min is not None and not 0 <= self.m_min <= self.k:
             raise InputError(f"m_min {self.m_min} must lie in 0..{self.k}, the poll size")
+        if self.waves not in {1, 2}:
+            raise InputError(f"waves {self.waves} must be 1 or 2")
+        if not 0 <= self.known_max_age <= MAX_KNOWN_AGE:
+            raise InputError(f"known_max_age {self.known_max_age} must lie in 0..{MAX_KNOWN_AGE}")
+        for what, choices in _CHOICES.items():
+            if getattr(self, what) not in choices:
+                raise InputError(f"{what} {getattr(self, what)!r} must be one of {choices}")
 
     def poll_ttl(self, pace: Pace) -> float:
         """Seconds that a poll round stays open at this pace."""
@@ -114,6 +150,6 @@ class ControllerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
         return max(1, round(1000 * STEP_TTL_PERIODS * self.period_s))
 
     def fresh_needed(self, polled: int) -> int:
-        """Fresh answers needed to decide when `polled` robots were asked (at most k)."""
+        """Answers needed to decide when the first wave asked `polled` robots (at most k)."""
         wanted = -(-polled // 2) if self.m_min is None else self.m_min
         return min(wanted, polled)

@@ -6,12 +6,14 @@
 | symbol | name | shape |
 |---|---|---|
 | b | `belief` pseudo-counts per zone | (S_l,) |
-| c | `counts` fresh answers per zone | (S_l,) |
+| c | `weights` of the round per zone (`estimate`) | (S_l,) |
 | g, u | target (global state), global action | - |
 
 The control run (`"random"`) draws u uniformly and has its robots act uniformly; its belief is kept
 all the same, for the record.
 """
+
+from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -53,12 +55,18 @@ class Dispatcher:
             game.uniform_local_policy() if self._random else policy.pi_l
         )
         cap = policy.memory_cap(config.k, config.memory)
-        self._belief = Belief(game.marginals(self.pi_l)[0], cap)
+        self.kernels: npt.NDArray[np.float64] = game.marginals(self.pi_l)[0]
+        """Local kernel under the local policy for each target, shape (S_g, S_l, S_l)."""
+        self._belief = Belief(self.kernels, cap)
 
     @property
-    def belief(self) -> tuple[float, ...]:
-        """Pseudo-counts per zone now."""
-        return tuple(float(weight) for weight in self._belief.weights)
+    def belief(self) -> npt.NDArray[np.float64]:
+        """Pseudo-counts per zone now, shape (S_l,)."""
+        return self._belief.weights
+
+    def restore(self, belief: Sequence[float]) -> None:
+        """Continue from recorded pseudo-counts, shape (S_l,)."""
+        self._belief.restore(belief)
 
     def first_target(self) -> int:
         """Draw g(0) from the game's initial law."""
@@ -72,9 +80,9 @@ class Dispatcher:
         """Move the belief through one step of the fleet under target `g`."""
         self._belief.predict(g)
 
-    def learn(self, counts: tuple[int, ...]) -> None:
-        """Add the fresh answers of a round to the belief."""
-        self._belief.update(counts)
+    def learn(self, weights: npt.NDArray[np.float64]) -> None:
+        """Add what a round says, shape (S_l,), to the belief."""
+        self._belief.update(weights)
 
     def choose(self, t: int, g: int) -> int:
         """Return u(t) for the belief as it is."""

@@ -1,62 +1,39 @@
 # SPDX-License-Identifier: MIT
-"""The controller's end of the wire: what it announces, sends, hears, and keeps on record.
+"""The controller's end of the wire: what it announces and sends, and whether it is connected.
 
-Every message goes through here once: parsed in the order topic, retain flag, size and types,
-ownership, freshness; counted when refused; recorded; and handed to the roster, the poll round or
-the list of hosts that are not done yet. Decides nothing about the game.
+What it hears goes through `intake`. Everything sent is recorded. Decides nothing about the game.
 """
 
 import logging
 import secrets
-from collections import Counter, deque
-from typing import Protocol
+from typing import Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from kofn.controller.config import ControllerConfig
-from kofn.controller.core.errors import InputError, RunError
+from kofn.controller.core.errors import RunError
+from kofn.controller.intake import Intake, Record
 from kofn.controller.link.clock import Clock
-from kofn.controller.link.messages import (
-    Ack,
-    Cmd,
-    Conn,
-    Ctl,
-    Done,
-    Event,
-    Halt,
-    Message,
-    Pace,
-    Presence,
-    Reply,
-    Roster,
-    Step,
-    decode,
-    encode,
-)
+from kofn.controller.link.messages import Cmd, Ctl, Pace, Presence, Step, encode
 from kofn.controller.link.policies import pack_policy, spaces_of
-from kofn.controller.link.topics import NAME_PATTERN, Topics
-from kofn.controller.link.transport import Inbound, Outbound, Session, Transport
-from kofn.controller.poll_round import PollRound, RoundKey, Tally
+from kofn.controller.link.topics import Topics
+from kofn.controller.link.transport import Outbound, Session, Transport
+from kofn.controller.poll_round import Answer, PollRound
 from kofn.controller.roster import Frame, RosterBook
 
 log = logging.getLogger(__name__)
 
 CLIENT_ID = "controller"
 COMMAND_TTL_MS = 10_000
-ROUNDS_KEPT = 8
-"""Late answers to so many past rounds are told from forged ones."""
-
-_RETAINED_KINDS = frozenset({"conn", "roster", "halt", "ctl"})
-_NAMELESS_KINDS = frozenset({"halt", "ctl"})
 
 
-class Record(Protocol):
-    """Where messages are kept; `record.Recorder` is one."""
+class Late(NamedTuple):
+    """Zones of step t that came too late to count, and by how many seconds each."""
 
-    def write(self, kind: str, message: Message, host: str = "") -> None:
-        """Append one message that came from or went to `host`."""
-        ...
+    t: int
+    answers: list[Answer]
+    late_s: list[float]
 
 
 class FleetLink:
@@ -91,11 +68,10 @@ class FleetLink:
         n_targets, n_zones, n_actions = pi_l.shape
         self.policy_digest, self._policy_payload = pack_policy(pi_l)
         self.roster = RosterBook(spaces_of(n_zones, n_targets, n_actions), self.policy_digest)
-        self.awaiting: set[str] = set()
-        """Lockstep hosts that have not announced the end of the present step."""
         self._config = config
         self._epoch = epoch
         self._boot = secrets.token_hex(8)
+        self._intake = Intake(config.fleet, epoch, self._boot, self.roster, record)
         self._connection = 0
         self._pace: Pace = "lockstep"
         self._topics = Topics(config.fleet)
@@ -104,12 +80,8 @@ class FleetLink:
         self._record = record
         self._began_s = clock.now()
         self._lost_at_s: float | None = None
-        self._rounds: deque[PollRound] = deque(maxlen=ROUNDS_KEPT)
         self._step: Step | None = None
         self._step_unsent = False
-        self._announced = False
-        self._refused: Tally = Counter()
-        self._complained: set[tuple[str, str]] = set()
 
     def open(self, timeout_s: float) -> None:
         """Connect, subscribe, announce the epoch, and publish the local policy."""
@@ -141,6 +113,11 @@ class FleetLink:
         return frame
 
     @property
+    def awaiting(self) -> frozenset[str]:
+        """Lockstep hosts that have not announced the end of the present step."""
+        return frozenset(self._intake.awaiting)
+
+    @property
     def up_ms(self) -> int:
         """Milliseconds since this epoch began."""
         return int(1000 * (self._clock.now() - self._began_s))
@@ -155,9 +132,10 @@ class FleetLink:
 
     def send_step(self, step: Step) -> None:
         """Publish a step and begin to wait for the lockstep hosts of the frame."""
-        self._step = step
-        self.awaiting = set(self.frame.lockstep_hosts)
+        self._step, self._intake.step_t = step, step.t
+        self._intake.awaiting = set(self.frame.lockstep_hosts)
         self._record.write("step", step)
+        self._record.flush()  # who resumes this run must know that the robots have moved
         self._publish_step(step)
 
     def repeat_step(self) -> None:
@@ -169,10 +147,12 @@ class FleetLink:
         if self._step is not None and self._pace == "lockstep":
             self._publish_step(self._step)
 
-    def send_polls(self, poll_round: PollRound, ttl_s: float) -> int:
-        """Publish the polls of a round; return how many messages that took."""
-        self._rounds.append(poll_round)
-        polls = poll_round.polls(up_ms=self.up_ms, ttl_ms=max(1, round(1000 * ttl_s)))
+    def send_polls(self, poll_round: PollRound, wave: Literal[1, 2] = 1) -> int:
+        """Publish the polls of one wave of a round; return how many messages that took."""
+        if wave == 1:
+            self._intake.rounds.append(poll_round)
+        ttl_ms = max(1, round(1000 * (poll_round.deadline_s - self._clock.now())))
+        polls = poll_round.polls(up_ms=self.up_ms, ttl_ms=ttl_ms, wave=wave)
         for host, poll in polls.items():
             self._record.write("poll", poll, host)
             self._transport.publish(self._topics.of("poll", host), encode(poll))
@@ -182,13 +162,22 @@ class FleetLink:
         """Take a silent host out of the frame until it is heard of again."""
         log.warning("host dropped host=%s reason=silent", host)
         self.roster.drop(host)
-        self.awaiting.discard(host)
+        self._intake.awaiting.discard(host)
 
     def take_refused(self) -> dict[str, int]:
-        """Return and clear the count of rows that did not become a fresh answer, by kind."""
-        refused: dict[str, int] = dict(self._refused.items())
-        self._refused.clear()
+        """Return and clear the count of rows that did not become an answer, by kind."""
+        refused: dict[str, int] = dict(self._intake.refused.items())
+        self._intake.refused.clear()
         return refused
+
+    def take_late(self) -> list[Late]:
+        """Return and clear the zones that came too late, by step."""
+        found = []
+        for past in self._intake.rounds:
+            answers, late_s = past.take_late()
+            if answers:
+                found.append(Late(past.key.t, answers, late_s))
+        return found
 
     def receive(self, timeout_s: float) -> bool:
         """Take in at most one message, waiting at most `timeout_s` fleet seconds.
@@ -204,7 +193,7 @@ class FleetLink:
         message = self._transport.receive(max(0.0, timeout_s))
         self._watch_connection()
         if message is not None:
-            self._take(message)
+            self._intake.take(message)
         return message is not None
 
     def _publish_step(self, step: Step) -> None:
@@ -249,93 +238,6 @@ class FleetLink:
         elif now_s - self._lost_at_s > self._config.wait_s:
             raise RunError(f"the broker has been gone for {self._config.wait_s:g} s")
 
-    def _take(self, inbound: Inbound) -> None:
-        """Parse, record and hand on one message."""
-        address = self._topics.parse(inbound.topic)
-        if address is None or not inbound.payload:
-            return  # an empty payload means "unknown", not "offline"
-        kind, host = address
-        if inbound.retained and kind not in _RETAINED_KINDS:
-            self._complain(host, f"retained {kind}")
-            return
-        if kind not in _NAMELESS_KINDS and not NAME_PATTERN.fullmatch(host):
-            self._complain(host[:64], f"{kind} under a bad host name")
-            return
-        try:
-            self._dispatch(kind, host, inbound)
-        except InputError as error:
-            self._complain(host, f"{kind}: {error}")
-
-    def _dispatch(self, kind: str, host: str, inbound: Inbound) -> None:
-        payload = inbound.payload
-        if kind == "rep":
-            self._on_reply(host, decode(Reply, payload), inbound.at_s)
-        elif kind == "done":
-            self._on_done(host, decode(Done, payload))
-        elif kind == "conn":
-            conn = decode(Conn, payload)
-            self._record.write("conn", conn, host)
-            self.roster.on_conn(host, conn)
-        elif kind == "roster":
-            roster = decode(Roster, payload)
-            self._record.write("roster", roster, host)
-            self.roster.on_roster(host, roster)
-        elif kind == "evt":
-            event = decode(Event, payload)
-            self._record.write("event", event, host)
-            log.info("event host=%s code=%s n=%d text=%s", host, event.code, event.n, event.text)
-        elif kind == "ack":
-            self._record.write("ack", decode(Ack, payload), host)
-        elif kind == "halt":
-            self._on_halt(decode(Halt, payload))
-        elif kind == "ctl":
-            self._on_ctl(decode(Ctl, payload))
-
-    def _on_reply(self, host: str, reply: Reply, at_s: float) -> None:
-        self._record.write("reply", reply, host)
-        key = RoundKey(reply.ep, reply.t, reply.q)
-        asked = next((past for past in reversed(self._rounds) if past.key == key), None)
-        if asked is None:
-            self._refused["foreign"] += max(1, len(reply.r))
-        else:
-            self._refused.update(asked.accept(host, reply, at_s))
-
-    def _on_done(self, host: str, done: Done) -> None:
-        self._record.write("done", done, host)
-        if done.ep != self._epoch:
-            return
-        if self.roster.heard(host):
-            log.info("host back host=%s", host)
-        if self._step is not None and done.t == self._step.t:
-            self.awaiting.discard(host)
-
-    def _on_halt(self, halt: Halt) -> None:
-        self._record.write("halt", halt)
-        if halt.ep >= self._epoch:
-            reason = f": {halt.why}" if halt.why else ""
-            raise RunError(f"{halt.by} halted the fleet up to epoch {halt.ep}{reason}")
-
-    def _on_ctl(self, ctl: Ctl) -> None:
-        """Give way to another controller: two of them would evict each other from the broker.
-
-        The retained presence of an earlier controller comes before our own first one; a foreign one
-        after it belongs to a controller that has logged in since. Hosts obey the higher epoch.
-        """
-        if ctl.b == self._boot:
-            self._announced = True
-        elif ctl.ep >= self._epoch and self._announced:
-            raise RunError(
-                f"another controller, of epoch {ctl.ep}, has taken over fleet "
-                f"{self._config.fleet!r}; this one has epoch {self._epoch}"
-            )
-        elif ctl.ep >= self._epoch:
-            log.warning(
-                "the fleet has had a controller of epoch %d, this one has %d: hosts that remember "
-                "it will not obey (is this the epoch counter of that controller?)",
-                ctl.ep,
-                self._epoch,
-            )
-
     def _refuse(self, host: str, why: str) -> None:
         """Tell a host that it may not take part."""
         log.warning("host refused host=%s reason=%s", host, why)
@@ -348,11 +250,3 @@ class FleetLink:
         )
         self._record.write("cmd", order, host)
         self._transport.publish(self._topics.of("cmd", host), encode(order), qos=1)
-
-    def _complain(self, host: str, what: str) -> None:
-        """Count a malformed message, and log the first of each host and kind."""
-        self._refused["malformed"] += 1
-        key = (host, what.partition(":")[0])
-        if key not in self._complained and len(self._complained) < 1000:
-            self._complained.add(key)
-            log.warning("message refused host=%s reason=%s", host, what)

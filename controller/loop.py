@@ -12,9 +12,8 @@ present a lockstep run is a function of the seed alone; nonces and times are the
 """
 
 import logging
-import math
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from importlib.metadata import version
 
 import msgspec
@@ -23,32 +22,16 @@ from kofn.controller.config import ControllerConfig
 from kofn.controller.core.errors import InputError, RunError
 from kofn.controller.core.policy import Policy
 from kofn.controller.dispatch import FIRST_ACTION, Dispatcher
+from kofn.controller.estimate import Estimator
 from kofn.controller.fleet_link import FleetLink
 from kofn.controller.link.clock import Clock
-from kofn.controller.link.messages import Step
 from kofn.controller.link.transport import Transport
-from kofn.controller.poll_round import PollRound, RoundKey
+from kofn.controller.playing import Player
 from kofn.controller.record import Recorder, RunFolder
-from kofn.controller.results import Decision, Summary, Totals
-from kofn.controller.streams import Streams
+from kofn.controller.results import Checkpoint, Decision, Summary, Totals
+from kofn.controller.waiting import StopRequested, Waiter
 
 log = logging.getLogger(__name__)
-
-WAKE_WALL_S = 0.2
-"""At least so often (seconds of the operating system) the loop looks whether it should stop."""
-
-BURST_MESSAGES = 1000
-"""Most messages taken in a row without a look at anything else."""
-
-EMPTY_FRAME_REPEATS = 8
-"""How often a step is repeated while the frame is empty, before the run is given up."""
-
-TICK_TOLERANCE = 0.05
-"""Real time: a tick reached late by less than this part of a period is not an overrun."""
-
-
-class _StopRequested(Exception):  # noqa: N818  not an error: the way out of a wait
-    """`should_stop` said so."""
 
 
 class ControlLoop:
@@ -74,6 +57,14 @@ class ControlLoop:
         Asked several times a second; True ends the run gracefully with `completed = False`.
     nonce
         Source of 16 hex digits: the operating system, unless a test must know them.
+    resume_from
+        Continue a run that was cut off (`resume.read_checkpoint`), into a new folder. `config` and
+        `policy` must be those of that run (`resume.read_settings`).
+
+    Raises
+    ------
+    InputError
+        The policy cannot steer a live fleet, or the run cannot be continued with these settings.
     """
 
     _link: FleetLink
@@ -91,7 +82,10 @@ class ControlLoop:
         progress: Callable[[Decision], None] | None = None,
         should_stop: Callable[[], bool] | None = None,
         nonce: Callable[[], str] = lambda: secrets.token_hex(8),
+        resume_from: Checkpoint | None = None,
     ) -> None:
+        if resume_from is not None:
+            _check_resume(resume_from, config, policy, epoch)
         self._config = config
         self._policy = policy
         self._transport = transport
@@ -101,14 +95,12 @@ class ControlLoop:
         self._progress = progress or (lambda _: None)
         self._should_stop = should_stop or (lambda: False)
         self._nonce = nonce
+        self._resume_from = resume_from
+        self._first_step = 0 if resume_from is None else resume_from.t + 1
         self._dispatcher = Dispatcher(config, policy)
-        self._streams = Streams(config.seed)
+        self._estimator = Estimator(config, self._dispatcher.kernels, step=self._first_step)
         self._totals = Totals()
-        self._last_m = (0, 0, 0, 0)
         self._robots_at_start = 0
-        self._next_tick_s = 0.0
-        wall_s = clock.to_wall_s(1.0)
-        self._slice_s = WAKE_WALL_S / wall_s if wall_s > 0 else 1.0  # 0: nobody waits
 
     def run(self) -> Summary:
         """Run to the end; return what `summary.json` holds too.
@@ -123,21 +115,12 @@ class ControlLoop:
         started_s = self._clock.now()
         completed, failure = False, "interrupted"
         try:
-            self._write_settings()
-            self._link = FleetLink(
-                self._config,
-                self._epoch,
-                self._dispatcher.pi_l,
-                transport=self._transport,
-                clock=self._clock,
-                record=self._recorder,
-            )
+            self._prepare()
             try:
-                self._link.open(self._config.wait_s)
-                self._gather()
-                self._steer()
+                for decision in self._steps():
+                    self._progress(decision)
                 completed, failure = True, ""
-            except _StopRequested:
+            except StopRequested:
                 failure = "stopped on request"
             finally:
                 self._link.close()
@@ -153,8 +136,9 @@ class ControlLoop:
                 self._recorder.close()
         return summary
 
-    def _write_settings(self) -> None:
-        """Leave the effective settings and the policy in the run folder."""
+    def _prepare(self) -> None:
+        """Leave settings, policy and starting point in the run folder; make the link."""
+        resumed = self._resume_from
         self._folder.write_config(
             controller=msgspec.to_builtins(self._config),
             run={
@@ -162,182 +146,75 @@ class ControlLoop:
                 "epoch": self._epoch,
                 "game": self._policy.game.name,
                 "policy_sha256": self._policy.sha256,
+                "resumed_from": None if resumed is None else resumed.run,
             },
         )
         self._folder.write_policy(self._policy)
+        if resumed is not None:
+            self._recorder.write("checkpoint", resumed)
+            self._recorder.flush()
+        self._link = FleetLink(
+            self._config,
+            self._epoch,
+            self._dispatcher.pi_l,
+            transport=self._transport,
+            clock=self._clock,
+            record=self._recorder,
+        )
 
-    def _receive(self, deadline_s: float) -> None:
-        """Take in one message or wait for the deadline, whatever comes first."""
-        if self._should_stop():
-            raise _StopRequested
-        self._link.receive(min(deadline_s - self._clock.now(), self._slice_s))
-
-    def _drain(self) -> None:
-        """Take in what has arrived already."""
-        for _ in range(BURST_MESSAGES):
-            if not self._link.receive(0.0):
-                return
-
-    def _gather(self) -> None:
-        """Wait until the expected number of robots is in the frame."""
-        config, link = self._config, self._link
-        deadline_s = self._clock.now() + config.wait_s
-        while len(link.frame.ids) < config.robots:
-            if self._clock.now() >= deadline_s:
-                raise RunError(
-                    f"{len(link.frame.ids)} of {config.robots} robots appeared within "
-                    f"{config.wait_s:g} s ({link.roster.describe()})"
-                )
-            self._receive(deadline_s)
-            self._drain()  # a fleet announces itself all at once; the frame is computed once then
-        self._robots_at_start = len(link.frame.ids)
-        log.info("fleet complete robots=%d (%s)", len(link.frame.ids), link.roster.describe())
-
-    def _await_frame(self) -> None:
-        """Wait for a frame that is not empty.
-
-        The present step is repeated now and then: hosts that were dropped because their `done` was
-        lost say it again, and are back.
-        """
-        config, link = self._config, self._link
-        # Points in time, not differences: what is waited for and what is tested must be one number,
-        # or rounding lets a clock that moves only by waiting stand still just before it.
-        spacing_s = config.wait_s / EMPTY_FRAME_REPEATS
-        give_up_s = self._clock.now() + config.wait_s
-        repeat_s = self._clock.now() + spacing_s
-        while not link.frame.ids:
-            now_s = self._clock.now()
-            if now_s >= give_up_s:
-                raise RunError(
-                    f"no robot could be polled for {config.wait_s:g} s ({link.roster.describe()})"
-                )
-            if now_s >= repeat_s:
-                repeat_s = now_s + spacing_s
-                link.repeat_step()
-            self._receive(min(repeat_s, give_up_s))
-
-    def _steer(self) -> None:
-        """Hold all steps."""
-        g, u = self._dispatcher.first_target(), FIRST_ACTION
-        self._next_tick_s = self._clock.now()
-        for t in range(self._config.steps):
-            skipped = 0
-            while True:
-                self._await_frame()
-                skipped += self._await_tick()
-                if self._link.frame.ids:  # the last host may have left while the tick was awaited
-                    break
-            u = self._play(t, g, u, skipped)
+    def _steps(self) -> Iterator[Decision]:
+        """Connect, wait for the fleet, hold all steps; yield each decision once it is on record."""
+        self._link.open(self._config.wait_s)
+        waiter = Waiter(self._config, self._link, self._clock, self._should_stop)
+        player = Player(
+            self._config,
+            self._epoch,
+            dispatcher=self._dispatcher,
+            estimator=self._estimator,
+            link=self._link,
+            waiter=waiter,
+            clock=self._clock,
+            nonce=self._nonce,
+            totals=self._totals,
+            last_m=(0, 0, 0, 0) if self._resume_from is None else self._resume_from.m,
+        )
+        self._robots_at_start = waiter.gather(self._robots_to_start())
+        g, u = self._start()
+        for t in range(self._first_step, self._config.steps):
+            skipped = waiter.next_step()
+            decision = player.play(t, g, u, skipped)
+            self._recorder.write("decision", decision)
+            self._recorder.flush()
+            self._totals.add(decision, self._config.k)
+            yield decision
+            self._totals.dropped_hosts += waiter.done(player.sent_s)
+            u = decision.u
             self._dispatcher.predict(g)  # robots move from z(t) to z(t+1) under g(t)
+            self._estimator.advance(g)
             g = self._dispatcher.next_target(t, g, u)
-        self._await_tick()
+        waiter.tick()
 
-    def _await_tick(self) -> int:
-        """Real time: wait for the next tick of the grid; return how many were overrun.
+    def _robots_to_start(self) -> int:
+        """How many robots to wait for: a fleet that had shrunk before the cut is not whole now."""
+        expected = self._config.robots
+        resumed = self._resume_from
+        return expected if resumed is None else max(1, min(expected, resumed.frame))
 
-        In lockstep there is no grid; one that a realtime host would need begins now.
-        """
-        now_s = self._clock.now()
-        if self._link.frame.pace == "lockstep":
-            self._next_tick_s = now_s
-            return 0
-        period_s = self._config.period_s
-        overrun = (now_s - self._next_tick_s) / period_s
-        skipped = math.ceil(overrun) if overrun > TICK_TOLERANCE else 0
-        if skipped:
-            log.warning("ticks skipped n=%d", skipped)
-        self._next_tick_s += skipped * period_s
-        while self._clock.now() < self._next_tick_s:
-            self._receive(self._next_tick_s)
-        self._next_tick_s += period_s
-        return skipped
-
-    def _play(self, t: int, g: int, last_u: int, skipped: int) -> int:
-        """Publish step t, poll, decide, wait for lockstep hosts; return u(t)."""
-        config, link, frame = self._config, self._link, self._link.frame
-        link.announce(frame.pace)
-        link.send_step(
-            Step(
-                ep=self._epoch,
-                t=t,
-                up=link.up_ms,
-                g=g,
-                u=last_u,
-                ttl=config.step_ttl_ms,
-                pol=f"sha256:{link.policy_digest}",
-                k=config.k,
-                m=self._last_m,
-            )
-        )
-        sent_s = self._clock.now()
-        ttl_s = config.poll_ttl(frame.pace)
-        order = self._streams.at("sample", t).permutation(len(frame.ids))
-        poll_round = PollRound(
-            RoundKey(self._epoch, t, self._nonce()),
-            permutation=[frame.ids[i] for i in order],
-            host_of=frame.host_of,
-            k=config.k,
-            n_zones=self._policy.game.n_local,
-            deadline_s=sent_s + ttl_s,
-        )
-        self._totals.poll_messages += link.send_polls(poll_round, ttl_s)
-        while not poll_round.is_closed(self._clock.now()):
-            self._receive(poll_round.deadline_s)
-        latency_ms = 1000 * self._clock.to_wall_s(self._clock.now() - sent_s)
-        if not poll_round.complete:
-            self._drain()  # an answer counts by when it arrived, not by when it is read
-        outcome = poll_round.close()
-        fresh = len(outcome.zones)
-        self._dispatcher.learn(outcome.counts)
-        fallback = fresh < config.fresh_needed(len(poll_round.asked))
-        if fallback:
-            log.warning("fallback t=%d fresh=%d asked=%d", t, fresh, len(poll_round.asked))
-        self._last_m = (fresh, 0, 0, 0)
-        decision = Decision(
-            ep=self._epoch,
-            t=t,
-            g=g,
-            u=last_u if fallback else self._dispatcher.choose(t, g),
-            asked=list(poll_round.asked),
-            counts=list(outcome.counts),
-            belief=list(self._dispatcher.belief),
-            m=self._last_m,
-            frame=len(frame.ids),
-            missing=outcome.missing,
-            fallback=fallback,
-            latency_ms=latency_ms,
-            skipped_ticks=skipped,
-            **link.take_refused(),
-        )
-        self._recorder.write("decision", decision)
-        self._recorder.flush()
-        self._totals.add(decision, config.k)
-        self._progress(decision)
-        self._await_done(sent_s)
-        return decision.u
-
-    def _await_done(self, sent_s: float) -> None:
-        """Lockstep: wait for every host; repeat the step at half of the time-out, then drop."""
-        link, timeout_s = self._link, self._config.done_timeout_s
-        repeat_s, give_up_s = sent_s + timeout_s / 2, sent_s + timeout_s
-        repeated = False
-        while link.frame.pace == "lockstep":
-            late = link.awaiting & link.frame.lockstep_hosts
-            now_s = self._clock.now()
-            if not late:
-                return
-            if now_s >= give_up_s:
-                for host in sorted(late):
-                    link.drop(host)
-                    self._totals.dropped_hosts += 1
-                return
-            if now_s >= repeat_s and not repeated:
-                repeated = True
-                link.repeat_step()
-            self._receive(give_up_s if repeated else repeat_s)
+    def _start(self) -> tuple[int, int]:
+        """Target of the first step, and the action that led to it."""
+        resumed = self._resume_from
+        if resumed is None:
+            return self._dispatcher.first_target(), FIRST_ACTION
+        log.info("resumed run=%s step=%d belief=%s", resumed.run, resumed.t + 1, resumed.belief)
+        g = self._dispatcher.next_target(resumed.t, resumed.g, resumed.u)
+        self._dispatcher.restore(resumed.belief)
+        self._dispatcher.predict(resumed.g)
+        for _ in range(resumed.repeats):  # the step to be repeated has moved the robots already
+            self._dispatcher.predict(g)
+        return g, resumed.u
 
     def _summary(self, wall_s: float, *, completed: bool, error: str) -> Summary:
-        config, totals = self._config, self._totals
+        config, totals, watch = self._config, self._totals, self._estimator.watch
         p50_ms, p99_ms = totals.latency_ms([50, 99])
         refused = totals.refused
         if hasattr(self, "_link"):
@@ -374,4 +251,38 @@ class ControlLoop:
             poll_p99_ms=p99_ms,
             wall_s=wall_s,
             error=error,
+            first_step=self._first_step,
+            resumed_from="" if self._resume_from is None else self._resume_from.run,
+            polls_instead=totals.polls_instead,
+            topped_up=totals.topped_up,
+            remembered=totals.remembered,
+            padded=totals.padded,
+            surplus=totals.surplus,
+            degraded_steps=totals.degraded_steps,
+            late_p50_ms=totals.late_ms(50),
+            late_max_ms=totals.late_ms(100),
+            answer_rate=watch.rates,
+            answer_asked=watch.asked,
+            loss_p_value=watch.p_value,
+            loss_depends_on_state=watch.alarm,
+        )
+
+
+def _check_resume(
+    checkpoint: Checkpoint, config: ControllerConfig, policy: Policy, epoch: int
+) -> None:
+    """Refuse to continue a run as another one."""
+    run = checkpoint.run
+    if policy.sha256 != checkpoint.policy_sha256:
+        raise InputError(
+            f"run {run} was steered by policy {checkpoint.policy_sha256}, not by {policy.sha256}"
+        )
+    if config.seed != checkpoint.seed:
+        raise InputError(f"run {run} has seed {checkpoint.seed}, not {config.seed}")
+    if checkpoint.t + 1 >= config.steps:
+        raise InputError(f"run {run} has made all its {config.steps} steps")
+    if epoch <= checkpoint.ep:
+        raise InputError(
+            f"epoch {epoch} is not above {checkpoint.ep}, that of run {run}: robots would not obey "
+            "(is this the epoch counter of that run?)"
         )

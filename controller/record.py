@@ -10,8 +10,9 @@
 
 `run.mcap` has one channel per kind of message (`/step`, `/reply`, ..) with a JSON schema; a step
 that is repeated, and messages that are refused before they are decoded, are not in it. Records
-are not chunked and are flushed once a step, so the file of a killed controller is whole up to its
-last step but for one torn record, which the reader ignores.
+are not chunked and are flushed twice a step, so the file of a killed controller is whole up to its
+last step but for one torn record, which the reader ignores. A run that continues another one
+(`resume`) has a folder of its own, whose first record is the checkpoint that it started from.
 """
 
 import json
@@ -35,9 +36,11 @@ from kofn.controller.core.errors import InputError, RunError
 from kofn.controller.core.policy import Policy
 from kofn.controller.epoch import write_atomically
 from kofn.controller.link import messages
-from kofn.controller.results import Decision, Summary
+from kofn.controller.results import Checkpoint, Decision, Summary
 
-KINDS: dict[str, type[messages.Message] | type[Decision]] = {
+Recorded = messages.Message | Decision | Checkpoint
+
+KINDS: dict[str, type[messages.Message] | type[Decision] | type[Checkpoint]] = {
     "ctl": messages.Ctl,
     "step": messages.Step,
     "poll": messages.Poll,
@@ -50,6 +53,7 @@ KINDS: dict[str, type[messages.Message] | type[Decision]] = {
     "event": messages.Event,
     "halt": messages.Halt,
     "decision": Decision,
+    "checkpoint": Checkpoint,
 }
 """Channel (without its slash) -> type of its records."""
 
@@ -61,7 +65,7 @@ class Entry(NamedTuple):
 
     kind: str
     host: str
-    message: messages.Message | Decision
+    message: Recorded
     time_ns: int
 
 
@@ -100,7 +104,7 @@ class Recorder:
             schema_id = self._writer.register_schema(f"kofn.{kind}", "jsonschema", schema)
             self._channels[kind] = self._writer.register_channel(f"/{kind}", "json", schema_id)
 
-    def write(self, kind: str, message: messages.Message | Decision, host: str = "") -> None:
+    def write(self, kind: str, message: Recorded, host: str = "") -> None:
         """Append one record; it is safe from a killed process after the next `flush`."""
         body = self._encoder.encode(message)
         now_ns = self._wall_ns()

@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: MIT
-"""What a run says of itself: one `Decision` per step, one `Summary` per run.
+"""What a run says of itself: one `Decision` per step, one `Summary` per run, a `Checkpoint`.
 
 `m` = (fresh, topped up, remembered, padded) tells how good the information of a step was; whatever
 did not become a fresh answer is counted by kind and never hidden.
 """
 
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Sequence
 
 import msgspec
@@ -21,7 +21,9 @@ REFUSED = (
     "unavailable",
     "malformed",
 )
-"""Kinds of rows that did not become a fresh answer; fields of `Decision` and `Summary`."""
+"""Kinds of rows that did not become an answer; fields of `Decision` and `Summary`."""
+
+LATE_KEPT = 10_000
 
 
 class Decision(msgspec.Struct, frozen=True, kw_only=True):
@@ -32,25 +34,38 @@ class Decision(msgspec.Struct, frozen=True, kw_only=True):
     ep, t, g, u
         Epoch, step, target g(t) and the global action u(t) chosen from this step's answers.
     asked
-        Robots polled, in random order.
+        Robots polled in the first wave, in random order.
     counts
-        Fresh answers per zone, shape (S_l,).
+        Answers that count, fresh and topped up, per zone, shape (S_l,).
     belief
         Pseudo-counts per zone after the answers, shape (S_l,).
     m
-        Fresh, topped-up, remembered and padded answers.
+        Fresh, topped-up, remembered and padded entries (`estimate`); at most k in all.
     frame
         Robots that could have been polled.
     missing
-        Robots asked that gave no valid row before the deadline.
+        Robots asked, in either wave, that gave no valid row before the deadline.
     fallback
-        Too few fresh answers: u is the last one.
+        Too few answers: u is the last one.
     latency_ms
         Wall milliseconds from the first poll to the close of the round.
     late .. malformed
         Refused or unusable rows since the previous decision, by kind.
     skipped_ticks
         Real time: ticks of the grid that were overrun before this step.
+    asked_instead
+        Robots polled in the second wave.
+    surplus
+        Answers of the second wave that were not needed.
+    remembered
+        Silent robots whose last answer stood in.
+    padded
+        Padding per zone, shape (S_l,).
+    share
+        This round's estimate of the fleet's distribution over zones, shape (S_l,), summing to 1;
+        empty when there was nothing to estimate from.
+    degraded
+        This is at least the third fallback in a row.
     """
 
     ep: int
@@ -74,13 +89,55 @@ class Decision(msgspec.Struct, frozen=True, kw_only=True):
     unavailable: int = 0
     malformed: int = 0
     skipped_ticks: int = 0
+    asked_instead: list[str] = []
+    surplus: int = 0
+    remembered: list[str] = []
+    padded: list[int] = []
+    share: list[float] = []
+    degraded: bool = False
+
+
+class Checkpoint(msgspec.Struct, frozen=True, kw_only=True):
+    """From where a run continues: its last decision, and what has happened since.
+
+    Attributes
+    ----------
+    run
+        Name of the folder of the run that is continued.
+    ep
+        Its last epoch; the new one must be higher.
+    t, g, u, belief, m, frame
+        As in its last `Decision`.
+    repeats
+        How often step t+1 was published without coming to a decision: robots have moved so often.
+    seed, policy_sha256
+        Of the run; it can be continued with these only.
+    """
+
+    run: str
+    ep: int
+    t: int
+    g: int
+    u: int
+    belief: list[float]
+    m: tuple[int, int, int, int]
+    frame: int
+    repeats: int
+    seed: int
+    policy_sha256: str
 
 
 class Summary(msgspec.Struct, frozen=True, kw_only=True):
     """The figures of a run, as scripts read them.
 
     `polls_sent` counts robots asked, `poll_messages` the messages that asked them; `replies_used`
-    the zones that entered decisions, never more than k a step; `steps` the steps really made.
+    the zones that entered decisions, fresh or topped up, never more than k a step; `steps` the
+    steps made, from `first_step` on (above 0 when the run continues `resumed_from`).
+
+    `answer_rate` is the share of robots heard by their last-known zone, of `answer_asked` robots;
+    `loss_p_value` that of the test that it is the same in all zones, over the whole run;
+    `loss_depends_on_state` tells whether the alarm was raised. `late_p50_ms` and `late_max_ms` are
+    wall milliseconds by which late zones missed the end of their round.
     """
 
     name: str
@@ -114,6 +171,20 @@ class Summary(msgspec.Struct, frozen=True, kw_only=True):
     poll_p99_ms: float
     wall_s: float
     error: str = ""
+    first_step: int = 0
+    resumed_from: str = ""
+    polls_instead: int = 0
+    topped_up: int = 0
+    remembered: int = 0
+    padded: int = 0
+    surplus: int = 0
+    degraded_steps: int = 0
+    late_p50_ms: float = 0.0
+    late_max_ms: float = 0.0
+    answer_rate: list[float | None] = []
+    answer_asked: list[int] = []
+    loss_p_value: float | None = None
+    loss_depends_on_state: bool = False
 
 
 class Totals:
@@ -129,20 +200,42 @@ class Totals:
         self.small_frame_steps = 0
         self.skipped_ticks = 0
         self.dropped_hosts = 0
+        self.polls_instead = 0
+        self.topped_up = 0
+        self.remembered = 0
+        self.padded = 0
+        self.surplus = 0
+        self.degraded_steps = 0
+        self._late_ms: deque[float] = deque(maxlen=LATE_KEPT)
         self.refused: Counter[str] = Counter()
         self._latencies_ms: list[float] = []
 
     def add(self, decision: Decision, k: int) -> None:
         """Add one step of a run with poll size `k`."""
         self.steps += 1
-        self.polls_sent += len(decision.asked)
-        self.replies_used += decision.m[0]
+        fresh, topped_up, remembered, padded = decision.m
+        self.polls_sent += len(decision.asked) + len(decision.asked_instead)
+        self.polls_instead += len(decision.asked_instead)
+        self.replies_used += fresh + topped_up
+        self.topped_up += topped_up
+        self.remembered += remembered
+        self.padded += padded
+        self.surplus += decision.surplus
+        self.degraded_steps += decision.degraded
         self.missing += decision.missing
         self.fallback_steps += decision.fallback
         self.small_frame_steps += len(decision.asked) < k
         self.skipped_ticks += decision.skipped_ticks
         self.refused.update({kind: getattr(decision, kind) for kind in REFUSED})
         self._latencies_ms.append(decision.latency_ms)
+
+    def add_late(self, late_ms: Sequence[float]) -> None:
+        """Add by how much zones came too late."""
+        self._late_ms.extend(late_ms)
+
+    def late_ms(self, percentile: float) -> float:
+        """Percentile of the lateness of late zones (the last ones, if many); 0 without any."""
+        return float(np.percentile(list(self._late_ms), percentile)) if self._late_ms else 0.0
 
     def latency_ms(self, percentiles: Sequence[float]) -> list[float]:
         """Percentiles of the poll latency; 0 while there is none."""

@@ -148,7 +148,7 @@ def test_silent_host_is_dropped_after_its_time_out(make_fleet: Any) -> None:
     assert summary.dropped_hosts == 1
     assert [decision.frame for decision in decisions] == [8] * 5 + [4] * 3
     assert decisions[4].missing == 4
-    assert decisions[4].m == (4, 0, 0, 0)
+    assert decisions[4].m == (4, 0, 4, 0)  # k = n: all were heard of at the step before
     assert fleet.clock.now() == pytest.approx(10.0)
     assert fleet.agents["mute"].counters["step_repeated"] == 1
 
@@ -158,7 +158,7 @@ def test_nobody_answers_keeps_the_last_action_and_is_counted(make_fleet: Any) ->
     summary, decisions = fleet.run(steps=5)
     assert summary.fallback_steps == 5
     assert summary.replies_used == 0
-    assert summary.missing == 15
+    assert (summary.missing, summary.polls_instead) == (30, 15)  # both waves
     assert {decision.u for decision in decisions} == {0}
     assert fleet.clock.now() == pytest.approx(5 * 2.0)  # each round ended at its deadline
 
@@ -392,7 +392,8 @@ def test_answer_that_arrived_in_time_counts_when_it_is_read_late(make_fleet: Any
     stalls: list[float] = []
 
     def stalled(timeout_s: float) -> Any:
-        if loop._link._rounds and len(stalls) < len(loop._link._rounds):
+        rounds = loop._link._intake.rounds
+        if rounds and len(stalls) < len(rounds):
             stalls.append(fleet.clock.now())
             fleet.bus._deliver_due()  # polls reach the hosts, answers the inbox; nobody reads them
             fleet.clock.advance_to(fleet.clock.now() + 60.0)  # this process was stopped
@@ -490,16 +491,25 @@ def test_any_loss_delay_and_repetition_leaves_the_books_in_order(
     fleet.close()
     assert [decision.t for decision in decisions] == list(range(6))
     for decision in decisions:
-        asked = len(decision.asked)
-        assert asked == len(set(decision.asked)) == min(k, decision.frame)
-        assert sum(decision.counts) == decision.m[0] <= asked
-        assert decision.m[1:] == (0, 0, 0)
-        assert decision.missing + decision.m[0] <= asked
-        assert decision.fallback == (decision.m[0] < -(-asked // 2))
-    assert summary.replies_used == sum(decision.m[0] for decision in decisions) <= k * 6
-    assert summary.foreign == summary.malformed == 0
+        asked, instead = len(decision.asked), len(decision.asked_instead)
+        assert asked == min(k, decision.frame)
+        assert asked + instead == len({*decision.asked, *decision.asked_instead})
+        assert instead <= asked
+        fresh, topped_up, remembered, padded = decision.m
+        assert sum(decision.counts) == fresh + topped_up <= asked
+        assert decision.fallback == (fresh + topped_up < -(-asked // 2))
+        if decision.fallback:
+            assert (remembered, padded) == (0, 0)
+        else:
+            assert sum(decision.m) == asked  # all places are filled, and it is said with what
+        assert len(decision.remembered) == remembered
+        assert {*decision.remembered} <= {*decision.asked, *decision.asked_instead}
+        assert decision.missing + fresh + topped_up + decision.surplus <= asked + instead
+        assert sum(decision.share) == pytest.approx(1.0) or not decision.share
+    used = sum(sum(decision.m[:2]) for decision in decisions)
+    assert summary.replies_used == used <= k * 6
+    assert summary.foreign == summary.malformed == summary.conflict == 0
     replies = [message for message in sent(fleet, "reply") if message.t < 6]
-    # a poll that came twice, before and after its step, has two honest answers: a conflict
-    repeated = summary.duplicate + summary.conflict
-    stray = summary.late + repeated + summary.stale + summary.unavailable
-    assert sum(len(reply.r) for reply in replies) == summary.replies_used + stray
+    stray = summary.late + summary.duplicate + summary.stale + summary.unavailable
+    answers = summary.replies_used + summary.surplus
+    assert sum(len(reply.r) for reply in replies) == answers + stray

@@ -68,7 +68,9 @@ def test_record_opens_in_any_mcap_reader_with_a_schema_per_kind(make_fleet: Any)
             assert schema is not None
             properties = json.loads(schema.data)["properties"]
             assert json.loads(message.data).keys() <= properties.keys()
-    assert topics == {f"/{kind}" for kind in KINDS} - {"/cmd", "/ack", "/event", "/halt"}
+    assert topics == {f"/{kind}" for kind in KINDS} - {
+        *("/cmd", "/ack", "/event", "/halt", "/checkpoint")
+    }
 
 
 def test_messages_are_recorded_with_their_host(make_fleet: Any) -> None:

@@ -1,0 +1,125 @@
+# SPDX-License-Identifier: MIT
+r"""Where a silent robot probably is: its last answer, aged through the local model.
+
+A robot seen in zone z at step s is, at step t, in zone j with probability
+
+.. math:: r_j = (A_{s,t})_{zj}, \qquad A_{s,t} = P^\pi[g(s)]\, P^\pi[g(s+1)] \cdots P^\pi[g(t-1)],
+
+and the row r stands in for its answer. It counts with the weight
+
+.. math:: \tau(A) = \tfrac12 \max_{i,j} \lVert A_i - A_j \rVert_1 \in [0, 1],
+
+Dobrushin's coefficient: 1 while the fleet stands still, falling with every step that mixes it, and
+0 when the row is the same wherever the robot was. Then the row says nothing of this robot; to count
+it would pass the model off as an answer.
+
+The belief holds a remembered answer already, as one pseudo-count among many, and adding it looks
+like counting it twice. It is counted for another reason now. A poll is a uniform sample of k
+robots, and its histogram is right only if every one of them is in it; to leave out the silent ones,
+or to replace them by others that do answer, is what makes a loss that depends on the zone a bias. A
+round therefore adds one entry per robot asked, from memory where it must, to a belief that is
+scaled down to make room (`core.belief`): no total grows beyond the cap. What is overstated is only
+how independent the entries are; to take off what the belief still holds of an answer would take the
+correction off with it. `benchmarks/bench_bias.py` measures what remembering does to the belief
+under random loss (nothing) and under a loss that depends on the zone (it repairs part of it).
+
+| symbol | name | shape |
+|---|---|---|
+| A by age | `_products` | (max_age + 1, S_l, S_l) |
+| P^pi[g] | `kernels` | (S_g, S_l, S_l) |
+"""
+
+from typing import Literal, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+FloatArray = npt.NDArray[np.float64]
+Ageing = Literal["model", "as-seen"]
+
+_PRUNE_EVERY = 64
+
+
+class Recalled(NamedTuple):
+    """A stand-in for an answer: law over zones, shape (S_l,), and the weight it counts with."""
+
+    law: FloatArray
+    weight: float
+
+
+class _Seen(NamedTuple):
+    t: int
+    zone: int
+
+
+class LastKnown:
+    """The last answer of each robot.
+
+    Parameters
+    ----------
+    kernels
+        Local kernel under the local policy for each target, shape (S_g, S_l, S_l).
+    max_age
+        Steps after which an answer is forgotten; 0 remembers none.
+    ageing
+        "model" as above; "as-seen" takes the robot to be where it was, at full weight.
+    step
+        The step that comes first.
+    """
+
+    def __init__(
+        self, kernels: FloatArray, max_age: int, ageing: Ageing = "model", *, step: int = 0
+    ) -> None:
+        n_zones = kernels.shape[1]
+        self._kernels = kernels
+        self._max_age = max_age
+        self._ageing = ageing
+        self._now = step
+        self._seen: dict[str, _Seen] = {}
+        self._products = np.zeros((max_age + 1, n_zones, n_zones))
+        self._products[0] = np.eye(n_zones)
+        self._weights: dict[int, float] = {}
+
+    def note(self, robot: str, t: int, zone: int) -> None:
+        """Remember that `robot` was in `zone` when it took step t; an older answer is ignored."""
+        seen = self._seen.get(robot)
+        if seen is None or seen.t <= t <= self._now:
+            self._seen[robot] = _Seen(t, zone)
+
+    def zone(self, robot: str) -> int | None:
+        """Zone of the last answer; None when there is none or it is too old."""
+        seen = self._seen.get(robot)
+        if seen is None or not 0 <= self._now - seen.t <= self._max_age or not self._max_age:
+            return None
+        return seen.zone
+
+    def recall(self, robot: str) -> Recalled | None:
+        """Stand-in for an answer at the present step; None as for `zone`."""
+        zone = self.zone(robot)
+        if zone is None:
+            return None
+        age = self._now - self._seen[robot].t
+        if self._ageing == "as-seen":
+            return Recalled(self._products[0][zone], 1.0)
+        return Recalled(self._products[age][zone], self._weight(age))
+
+    def advance(self, g: int) -> None:
+        """Move on by one step of the fleet under target `g`."""
+        self._now += 1
+        self._products[1:] = self._products[:-1] @ self._kernels[g]
+        self._weights.clear()
+        if self._now % _PRUNE_EVERY == 0:  # robots that left for good take their entries along
+            oldest = self._now - self._max_age
+            self._seen = {robot: seen for robot, seen in self._seen.items() if seen.t >= oldest}
+
+    def _weight(self, age: int) -> float:
+        weight = self._weights.get(age)
+        if weight is None:
+            weight = self._weights[age] = mixing_left(self._products[age])
+        return weight
+
+
+def mixing_left(product: FloatArray) -> float:
+    """Dobrushin's coefficient of a stochastic matrix, shape (S, S): 1 remembers all, 0 nothing."""
+    apart = [np.abs(product - row).sum(axis=1).max() for row in product]
+    return min(1.0, 0.5 * float(max(apart)))
