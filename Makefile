@@ -28,7 +28,7 @@ check:  ## lint, format, types, import rules
 	.venv/bin/lint-imports --no-logo --no-cache
 
 bench:  ## measure; prints tables of ratios
-	@scripts/bootstrap all,dev
+	@scripts/bootstrap all,bench
 	@for script in benchmarks/bench_*.py; do .venv/bin/python $$script || exit 1; done
 
 clean:  ## remove what the targets above made, but not runs/

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
 """From answers to the global action: belief, table cell, action, next target.
 
-    b <- P^pi[g(t-1)]^T b;  b <- b + c(t), capped;  u(t) = pi_g(g(t), cell(b));  g(t+1) ~ P_g
+    b <- predict(b, g(t-1));  b <- b + c(t), capped;  u(t) = pi_g(g(t), cell(b));  g(t+1) ~ P_g
 
 | symbol | name | shape |
 |---|---|---|
@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from kofn.controller.config import ControllerConfig
-from kofn.controller.core.belief import Belief
+from kofn.controller.core.decision import NOT_MOVED, Decider
 from kofn.controller.core.errors import InputError
 from kofn.controller.core.policy import Policy
 from kofn.controller.streams import Streams
@@ -46,27 +46,27 @@ class Dispatcher:
                 f"game {game.name or 'unnamed'} moves robots with the next target, but a live "
                 "fleet acts on the current one: train a game with local_sees = 'current'"
             )
-        self._policy = policy
         self._game = game
         self._random = config.dispatcher == "random"
         self._streams = Streams(config.seed)
         self._law_g, _ = game.initial.resolve(game.n_global, game.n_local)
-        self.pi_l: npt.NDArray[np.float64] = (
-            game.uniform_local_policy() if self._random else policy.pi_l
-        )
-        cap = policy.memory_cap(config.k, config.memory)
+        played = policy.in_play(config.k, config.memory)
+        if self._random:
+            uniform = game.uniform_local_policy()
+            played = Policy(game, played.grid, played.action, uniform, memory=played.memory)
+        self.pi_l: npt.NDArray[np.float64] = played.pi_l
         self.kernels: npt.NDArray[np.float64] = game.marginals(self.pi_l)[0]
         """Local kernel under the local policy for each target, shape (S_g, S_l, S_l)."""
-        self._belief = Belief(self.kernels, cap)
+        self._decider = Decider(played, config.k, config.memory)
 
     @property
     def belief(self) -> npt.NDArray[np.float64]:
         """Pseudo-counts per zone now, shape (S_l,)."""
-        return self._belief.weights
+        return self._decider.weights.copy()
 
     def restore(self, belief: Sequence[float]) -> None:
         """Continue from recorded pseudo-counts, shape (S_l,)."""
-        self._belief.restore(belief)
+        self._decider.restore(belief)
 
     def first_target(self) -> int:
         """Draw g(0) from the game's initial law."""
@@ -78,20 +78,16 @@ class Dispatcher:
 
     def predict(self, g: int) -> None:
         """Move the belief through one step of the fleet under target `g`."""
-        self._belief.predict(g)
+        self._decider.predict(g)
 
-    def learn(self, weights: npt.NDArray[np.float64]) -> None:
-        """Add what a round says, shape (S_l,), to the belief."""
-        self._belief.update(weights)
-
-    def choose(self, t: int, g: int) -> int:
-        """Return u(t) for the belief as it is."""
+    def decide(self, t: int, g: int, weights: npt.NDArray[np.float64]) -> int:
+        """Add what a round says, shape (S_l,), to the belief; return u(t)."""
+        u = self._decider.decide(NOT_MOVED, g, weights)
         if self._random:
             rng = self._streams.at("dispatcher", t)
             return int(rng.integers(self._game.n_global_actions))
-        if not self._belief.weights.any():
-            return FIRST_ACTION  # asked to decide on nothing (m_min = 0)
-        return self._policy.decide(g, self._belief.weights)
+        # Asked to decide on nothing (m_min = 0 without memory), the fleet is left alone.
+        return u if self._decider.weights.any() else FIRST_ACTION
 
     def _draw(self, law: npt.NDArray[np.float64], t: int) -> int:
         """Invert the distribution function at the one uniform number of step t."""

@@ -89,14 +89,14 @@ class Player:
         self._take_late()
         first_wave, instead = poll_round.first_wave, poll_round.second_wave
         estimate = self._estimator.estimate(t, first_wave, outcome, self._dispatcher.belief)
-        self._dispatcher.learn(estimate.weights)
+        decided = self._dispatcher.decide(t, g, estimate.weights)
         self._report(t, estimate.m, len(first_wave), fallback=estimate.fallback)
         self._last_m = estimate.m
         return Decision(
             ep=self._epoch,
             t=t,
             g=g,
-            u=last_u if estimate.fallback else self._dispatcher.choose(t, g),
+            u=last_u if estimate.fallback else decided,
             asked=list(first_wave),
             counts=_whole(estimate.counts),
             belief=[float(weight) for weight in self._dispatcher.belief],

@@ -1,9 +1,16 @@
 # SPDX-License-Identifier: MIT
 """Jitted passes over the histogram grid for `symmetric_power`.
 
-A function on the grid is an array (M, B): B functions side by side, the last axis contiguous. Along
-a grid line of states (i, j) only (c_i, c_j) change, c_i + c_j = s; its s + 1 points are gathered
-into a contiguous buffer, worked on, and scattered back.
+A function on the grid is an array (M, B): B functions side by side, the last axis contiguous. An
+elementary operation of states i < j moves agents from i to j and nothing else. All histograms that
+agree in the coordinates up to the later of i and j (or, if that is one of the last two, up to the
+third-last) are neighbours in memory: a *block*. Along a *line* of blocks only c_i and c_j change,
+c_i + c_j = s, and the block with r agents in state i becomes
+
+    sum_q coef(r, q) block_q,   coef(r, q) = binomial(r, q) d^q a^(r-q),   q = 0..r,
+
+read from the larger blocks q < r at an offset of r - q points where j is the last coordinate but
+one. In place, r counts down. Within the last two coordinates the same is done step by step.
 """
 
 from __future__ import annotations
@@ -12,190 +19,203 @@ import numpy as np
 import numpy.typing as npt
 
 from kofn.controller.core._jit import inline, jit
+from kofn.controller.core._vector import sum_rows
 
 F64 = npt.NDArray[np.float64]
 I64 = npt.NDArray[np.int64]
 I32 = npt.NDArray[np.int32]
 
+#: Coefficients below this are zero: they cannot matter, and denormal numbers are slow.
+_TINY = 1e-280
 
-#: Numbers in a line buffer: two of them stay in the first-level cache of common processors.
-_BUFFER = 2048
-
-
-@inline
-def _step(d: float, a: float, source: F64, target: F64, size: int, width: int) -> None:
-    """Write target[q] = d source[q] + a source[q + width]: one agent decides."""
-    # Slices, not offsets: numba then knows that no index is negative, and the loop is vectorised.
-    stay, go, out = source[:size], source[width : width + size], target[:size]
-    for q in range(size):
-        out[q] = d * stay[q] + a * go[q]
+#: Points of a backup worked on together, in cache.
+_POINTS = 128
 
 
 @inline
-def _two_steps(d: float, a: float, source: F64, target: F64, size: int, width: int) -> None:
-    """Do the work of two `_step`s in one pass over the buffer."""
-    none, one = source[:size], source[width : width + size]
-    both, out = source[2 * width : 2 * width + size], target[:size]
+def _coefficients(size: int, d: float, a: float) -> F64:
+    """Return binomial(r, q) d^q a^(r-q) at r (r + 1) / 2 + q."""
+    coef = np.empty((size + 1) * (size + 2) // 2)
+    coef[0] = 1.0
+    for r in range(1, size + 1):
+        row, above = r * (r + 1) // 2, (r - 1) * r // 2
+        for q in range(r + 1):
+            value = 0.0
+            if q > 0:
+                value += d * coef[above + q - 1]
+            if q < r:
+                value += a * coef[above + q]
+            coef[row + q] = value if abs(value) >= _TINY else 0.0
+    return coef
+
+
+@inline
+def _within_row(row: F64, lanes: int, d: float, a: float, one: F64, two: F64) -> None:
+    """Apply an operation to a row: position x has x agents that decide one after the other."""
+    size = row.size
+    source, target = one, two
+    source[:size] = row
     dd, da, aa = d * d, 2.0 * d * a, a * a
-    for q in range(size):
-        out[q] = dd * none[q] + da * one[q] + aa * both[q]
-
-
-@inline
-def _buffer_size(starts: I64, lanes: int) -> int:
-    longest = 1
-    for line in range(starts.size - 1):
-        longest = max(longest, starts[line + 1] - starts[line])
-    return max(longest * lanes, _BUFFER)
-
-
-@inline
-def _bundle(starts: I64, line: int, lanes: int) -> int:
-    """Return how many lines from `line` on are worked on together: of one length, in cache."""
-    length = starts[line + 1] - starts[line]
-    most = min(max(1, _BUFFER // (length * lanes)), starts.size - 1 - line)
-    bundle = 1
-    while bundle < most and starts[line + bundle + 1] - starts[line + bundle] == length:
-        bundle += 1
-    return bundle
-
-
-@inline
-def _load(
-    values: F64, points: I32, first: int, bundle: int, length: int, t: int, lift: bool, out: F64
-) -> None:
-    """Copy the values at position t of each line of a bundle to out[t, line, lane]."""
-    lanes = values.shape[1]
-    q = t * bundle * lanes
-    place = first + (length - 1 - t if lift else t)
-    for _ in range(bundle):
-        point = points[place]
-        for b in range(lanes):
-            out[q] = values[point, b]
-            q += 1
-        place += length
-
-
-@inline
-def _store(
-    values: F64, points: I32, first: int, bundle: int, length: int, t: int, lift: bool, source: F64
-) -> None:
-    """Copy source[t, line, lane] back to the values."""
-    lanes = values.shape[1]
-    q = t * bundle * lanes
-    place = first + (length - 1 - t if lift else t)
-    for _ in range(bundle):
-        point = points[place]
-        for b in range(lanes):
-            values[point, b] = source[q]
-            q += 1
-        place += length
+    at = lanes  # the first position with agents that have not decided
+    while at + lanes < size:
+        # One agent is left at this position, two or more at those behind it.
+        here, before, out = source[at : at + lanes], source[at - lanes : at], row[at : at + lanes]
+        for x in range(lanes):
+            out[x] = d * here[x] + a * before[x]
+        at += lanes
+        here, before = source[at:size], source[at - lanes : size - lanes]
+        earlier, out = source[at - 2 * lanes : size - 2 * lanes], target[at:size]
+        for x in range(out.size):
+            out[x] = dd * here[x] + da * before[x] + aa * earlier[x]
+        row[at : at + lanes] = target[at : at + lanes]
+        source, target = target, source
+        at += lanes
+    if at < size:
+        here, before, out = source[at:size], source[at - lanes : size - lanes], row[at:size]
+        for x in range(lanes):
+            out[x] = d * here[x] + a * before[x]
 
 
 @jit
 def apply_elementary(
-    values: F64, lines: I32, starts: I64, i_of: I64, j_of: I64, d_of: F64, a_of: F64, pair_of: I64
+    values: F64,
+    lanes: int,
+    size: int,
+    i_of: I64,
+    j_of: I64,
+    d_of: F64,
+    a_of: F64,
+    starts: I64,
+    lengths: I64,
+    lines: I64,
+    pairs: I64,
+    rows: I64,
 ) -> None:
-    """Apply elementary row operations to functions on the grid, in place, in the order given.
+    """Apply elementary operations to functions on the grid, in place, in the order given.
 
-    Operation o lets each agent of state i stay with weight d or go to state j with weight a. Lines
-    of one length are worked on in bundles, so that the inner loop is long and flat.
+    Operation o lets each agent of state i stay with weight d or go to state j > i with weight a.
 
     Parameters
     ----------
-    values : array, shape (M, B)
-    lines : array, shape (n_pairs, M)
-        Point indices, line by line, for each pair i < j; t = c_j counts up along a line.
-    starts : array, shape (n_lines + 1,)
-        Where each line begins in a row of `lines`; lines of one length are neighbours.
-    i_of, j_of, d_of, a_of, pair_of : arrays, shape (n_operations,)
+    values : array, shape (M * B,)
+    lanes : int
+        B, functions side by side.
+    size : int
+        k, the number of agents.
+    i_of, j_of, d_of, a_of : arrays, shape (n_operations,)
+    starts, lengths : arrays, shape (n_blocks,)
+        First point and points of each block, line by line; c_i counts up along a line.
+    lines : array, shape (n_lines + 1,)
+        Where each line begins among the blocks.
+    pairs : array, shape (S, S, 3)
+        First line, end of the lines, and 1 if reading is offset; for i < j.
+    rows : array, shape (n_rows + 1,)
+        Points that agree in all coordinates but the last two.
     """
-    lanes = values.shape[1]
-    one, two = (
-        np.empty(_buffer_size(starts, lanes)),
-        np.empty(_buffer_size(starts, lanes)),
-    )
-    for o in range(d_of.size):
-        d, a = d_of[o], a_of[o]
-        points = lines[pair_of[o]]
-        lift = i_of[o] > j_of[o]
-        line = 0
-        while line < starts.size - 1:
-            first = starts[line]
-            length = starts[line + 1] - first
-            bundle = _bundle(starts, line, lanes)
-            line += bundle
-            if length == 1:
-                continue  # no agent in either state
-            width = bundle * lanes
-            source, target = one, two
-            for t in range(length):
-                _load(values, points, first, bundle, length, t, lift, source)
-            s = length - 1
-            while s >= 2:
-                # Position s - 1 has one step left, the positions below two or more.
-                last = (s - 1) * width
-                _step(d, a, source[last:], target[last:], width, width)
-                _store(values, points, first, bundle, length, s - 1, lift, target)
-                _two_steps(d, a, source, target, last, width)
-                _store(values, points, first, bundle, length, s - 2, lift, target)
-                source, target = target, source
-                s -= 2
-            if s == 1:
-                _step(d, a, source, target, width, width)
-                _store(values, points, first, bundle, length, 0, lift, target)
+    n_states = pairs.shape[0]
+    one, two = np.empty((size + 1) * lanes), np.empty((size + 1) * lanes)
+    for o in range(i_of.size):
+        i, j, d, a = i_of[o], j_of[o], d_of[o], a_of[o]
+        if i == n_states - 2:
+            for row in range(rows.size - 1):
+                _within_row(
+                    values[rows[row] * lanes : rows[row + 1] * lanes], lanes, d, a, one, two
+                )
+            continue
+        coef = _coefficients(size, d, a)
+        shift = lanes * pairs[i, j, 2]
+        for line in range(pairs[i, j, 0], pairs[i, j, 1]):
+            first = lines[line]
+            for r in range(lines[line + 1] - first - 1, 0, -1):
+                block = first + r
+                sum_rows(
+                    values,
+                    starts[block] * lanes,
+                    lengths[block] * lanes,
+                    starts,
+                    first,
+                    r,
+                    shift,
+                    lanes,
+                    coef,
+                    r * (r + 1) // 2,
+                )
 
 
 @inline
-def _step_back(d: float, a: float, source: F64, target: F64, size: int, width: int) -> None:
-    """Let one agent per position decide, and push the measure on: the transpose of `_step`."""
-    head, out = source[:width], target[:width]
-    for q in range(width):
-        out[q] = d * head[q]
-    stay, come, out = source[width:size], source[: size - width], target[width:size]
-    for q in range(size - width):
-        out[q] = d * stay[q] + a * come[q]
-    stay, come, out = source[size : size + width], source[size - width : size], target[size:]
-    for q in range(width):
-        out[q] = stay[q] + a * come[q]
+def _back_within_row(row: F64, lanes: int, d: float, a: float, moved: F64) -> None:
+    """Apply the transpose of `_within_row`: moved[q] holds what stayed with q agents so far."""
+    top = row.size // lanes - 1
+    moved[:lanes] = row[top * lanes :]
+    for left in range(top - 1, -1, -1):
+        # One more agent decides; those with `left` undecided agents join.
+        size = (top - left) * lanes
+        for x in range(lanes):
+            moved[size + x] = d * moved[size - lanes + x]
+        for x in range(size - 1, lanes - 1, -1):
+            moved[x] = a * moved[x] + d * moved[x - lanes]
+        for x in range(lanes):
+            moved[x] = a * moved[x] + row[left * lanes + x]
+    row[:] = moved[: row.size]
+
+
+@inline
+def _give(values: F64, at: int, n: int, to: int, weight: float) -> None:
+    """Add n numbers from `at`, weighted, to those from `to` on."""
+    source, target = values[at : at + n], values[to : to + n]
+    for x in range(n):
+        target[x] += weight * source[x]
+
+
+@inline
+def _scale(values: F64, at: int, n: int, weight: float) -> None:
+    """Multiply n numbers from `at` on."""
+    part = values[at : at + n]
+    for x in range(n):
+        part[x] *= weight
 
 
 @jit
 def push_elementary(
-    values: F64, lines: I32, starts: I64, i_of: I64, j_of: I64, d_of: F64, a_of: F64, pair_of: I64
+    values: F64,
+    lanes: int,
+    size: int,
+    i_of: I64,
+    j_of: I64,
+    d_of: F64,
+    a_of: F64,
+    starts: I64,
+    lengths: I64,
+    lines: I64,
+    pairs: I64,
+    rows: I64,
 ) -> None:
     """Apply the transposes of the operations in reverse order: push measures forward, in place.
 
     Parameters as for `apply_elementary`.
     """
-    lanes = values.shape[1]
-    one, two = (
-        np.empty(_buffer_size(starts, lanes)),
-        np.empty(_buffer_size(starts, lanes)),
-    )
-    for back in range(d_of.size):
-        o = d_of.size - 1 - back
-        d, a = d_of[o], a_of[o]
-        points = lines[pair_of[o]]
-        lift = i_of[o] > j_of[o]
-        line = 0
-        while line < starts.size - 1:
-            first = starts[line]
-            length = starts[line + 1] - first
-            bundle = _bundle(starts, line, lanes)
-            line += bundle
-            if length == 1:
-                continue
-            width = bundle * lanes
-            source, target = one, two
-            _load(values, points, first, bundle, length, 0, lift, source)
-            for s in range(1, length):
-                # Positions 0..s-1 hold the measure so far; position s joins unmoved.
-                _load(values, points, first, bundle, length, s, lift, source)
-                _step_back(d, a, source, target, s * width, width)
-                source, target = target, source
-            for t in range(length):
-                _store(values, points, first, bundle, length, t, lift, source)
+    n_states = pairs.shape[0]
+    moved = np.empty((size + 1) * lanes)
+    for back in range(i_of.size):
+        o = i_of.size - 1 - back
+        i, j = i_of[o], j_of[o]
+        if i == n_states - 2:
+            for row in range(rows.size - 1):
+                part = values[rows[row] * lanes : rows[row + 1] * lanes]
+                _back_within_row(part, lanes, d_of[o], a_of[o], moved)
+            continue
+        coef = _coefficients(size, d_of[o], a_of[o])
+        shift = lanes * pairs[i, j, 2]
+        for line in range(pairs[i, j, 0], pairs[i, j, 1]):
+            first = lines[line]
+            for r in range(1, lines[line + 1] - first):
+                block = first + r
+                at, n = starts[block] * lanes, lengths[block] * lanes
+                of_r = r * (r + 1) // 2
+                for q in range(r):
+                    to = starts[first + q] * lanes + (r - q) * shift
+                    _give(values, at, n, to, coef[of_r + q])
+                _scale(values, at, n, coef[of_r + r])
 
 
 @jit
@@ -271,18 +291,57 @@ def _decide(values: F64, row: F64, size: int, neighbours: I32, offsets: I64, tab
 
 
 @jit
-def average_successors(values: F64, successors: I32, out: F64) -> None:
-    """Write the mean of `values` over listed successors: shapes (M, B), (M, m) and (M, B)."""
-    lanes, m = values.shape[1], successors.shape[1]
+def gather(values: F64, lane: int, index: I32, out: F64) -> None:
+    """Write out[p, b] = values[index[p], lane + b]: shapes (M, B), (M,) and (M, B')."""
+    lanes = out.shape[1]
+    for p in range(out.shape[0]):
+        q = index[p]
+        for b in range(lanes):
+            out[p, b] = values[q, lane + b]
+
+
+@jit
+def exchange(values: F64, index: I32) -> None:
+    """Let point p and point index[p] change places, for an index that is its own inverse."""
+    for p in range(index.size):
+        q = index[p]
+        if q > p:
+            for b in range(values.shape[1]):
+                values[p, b], values[q, b] = values[q, b], values[p, b]
+
+
+@jit
+def average_successors(values: F64, lane: int, successors: I32, out: F64) -> None:
+    """Write the mean of values[:, lane + b] over listed successors: (M, B), (M, m) and (M, B')."""
+    lanes, m = out.shape[1], successors.shape[1]
     for c in range(successors.shape[0]):
         for b in range(lanes):
             out[c, b] = 0.0
         for i in range(m):
             point = successors[c, i]
             for b in range(lanes):
-                out[c, b] += values[point, b]
+                out[c, b] += values[point, lane + b]
         for b in range(lanes):
             out[c, b] /= m
+
+
+@inline
+def _action_values(e: F64, P: F64, reward: float, gamma: float, q: F64, best: F64) -> None:
+    """Write q = reward + gamma P e for one action, and raise `best` to it."""
+    q[:] = reward
+    for t in range(e.shape[0]):
+        ahead, weight = e[t], gamma * P[t]
+        for x in range(q.size):
+            q[x] += weight * ahead[x]
+    for x in range(q.size):
+        best[x] = max(best[x], q[x])
+
+
+@inline
+def _choose(q: F64, best: F64, slack: float, a: int, action: I32) -> None:
+    """Write action a where its value is the best or as good as that."""
+    for x in range(action.size):
+        action[x] = a if q[x] >= best[x] - slack else action[x]
 
 
 @jit
@@ -295,42 +354,107 @@ def backup(
     slack: float,
     fixed: bool,
     action: I32,
+    values: F64,
     out: F64,
     s: int,
-) -> None:
-    """Write one global state's Bellman backup into column s of `out`.
+    first: int,
+    last: int,
+) -> tuple[float, float, float]:
+    """Write the Bellman backup of one global state, points first..last-1, into column s of `out`.
 
-    Q(c, a) = reward[a] + r_local[c, s] + gamma sum_s' P[a, s'] expected[c, s'].
+    Q(c, a) = reward[a] + r_local[c, s] + gamma sum_s' P[s', a] expected[c, s'].
 
     Parameters
     ----------
-    expected, r_local, out : arrays, shape (M, S_g)
-    P : array, shape (A_g, S_g)
+    expected, r_local, values, out : arrays, shape (M, S_g)
+    P : array, shape (S_g, A_g)
     reward : array, shape (A_g,)
     slack : float
         Actions this close to the best are equal; the lowest of them is taken.
     fixed : bool
         Whether `action`, shape (M,), is followed; otherwise the greedy action is written there.
+
+    Returns
+    -------
+    smallest and largest difference to `values`, largest magnitude in `out`
     """
-    n_actions, n_next = P.shape
-    q = np.empty(n_actions)
-    for c in range(expected.shape[0]):
+    n_next, n_actions = P.shape
+    e, q = np.empty((n_next, _POINTS)), np.empty((n_actions, _POINTS))
+    best = np.empty(_POINTS)
+    low, high, largest = np.inf, -np.inf, 0.0
+    for begin in range(first, last, _POINTS):
+        size = min(_POINTS, last - begin)
+        for x in range(size):
+            for t in range(n_next):
+                e[t, x] = expected[begin + x, t]
         if fixed:
-            a = action[c]
-            total = 0.0
-            for t in range(n_next):
-                total += P[a, t] * expected[c, t]
-            out[c, s] = reward[a] + r_local[c, s] + gamma * total
-            continue
-        best = -np.inf
-        for a in range(n_actions):
-            total = 0.0
-            for t in range(n_next):
-                total += P[a, t] * expected[c, t]
-            q[a] = reward[a] + gamma * total
-            best = max(best, q[a])
-        for a in range(n_actions):
-            if q[a] >= best - slack:
-                action[c] = a
+            for x in range(size):
+                a = action[begin + x]
+                total = 0.0
+                for t in range(n_next):
+                    total += P[t, a] * e[t, x]
+                best[x] = reward[a] + gamma * total
+        else:
+            best[:] = -np.inf
+            for a in range(n_actions):
+                _action_values(e, P[:, a], reward[a], gamma, q[a], best)
+            chosen = action[begin : begin + size]
+            for a in range(n_actions - 1, -1, -1):
+                _choose(q[a], best, slack, a, chosen)
+        for x in range(size):
+            value = best[x] + r_local[begin + x, s]
+            change = value - values[begin + x, s]
+            out[begin + x, s] = value
+            low, high = min(low, change), max(high, change)
+            largest = max(largest, abs(value))
+    return low, high, largest
+
+
+@jit
+def interpolate(values: F64, coarse: int, fine: int, counts: I64, table: I64, out: F64) -> None:
+    """Interpolate functions on the grid of `coarse` agents linearly at the points of another.
+
+    With y_j = (c_0 + .. + c_j) coarse / fine, the simplex around y has the corner floor(y), and
+    goes on by raising the coordinates one by one, the largest remainder first (Freudenthal).
+
+    Parameters
+    ----------
+    values, out : arrays, shape (M, B) and (M', B)
+    counts : array, shape (M', S)
+        The points of the grid of `fine` agents.
+    table : array
+        Binomials of the coarse grid.
+    """
+    n_states = counts.shape[1]
+    corner = np.empty(n_states, dtype=np.int64)  # running sums
+    rest = np.empty(n_states, dtype=np.int64)
+    corner[n_states - 1] = coarse
+    for p in range(counts.shape[0]):
+        total = 0
+        for j in range(n_states - 1):
+            total += counts[p, j]
+            corner[j] = total * coarse // fine
+            rest[j] = total * coarse % fine
+        for b in range(out.shape[1]):
+            out[p, b] = 0.0
+        before = fine
+        while True:
+            # Ties do not matter: the corners in between have no weight.
+            best, largest = -1, 0
+            for j in range(n_states - 1):
+                if rest[j] > largest:
+                    best, largest = j, rest[j]
+            if before > largest:
+                index, left = 0, coarse
+                for j in range(n_states - 1):
+                    m = n_states - 1 - j
+                    index += table[left, m] - table[coarse - corner[j], m]
+                    left = coarse - corner[j]
+                weight = (before - largest) / fine
+                for b in range(out.shape[1]):
+                    out[p, b] += weight * values[index, b]
+            if best < 0:
                 break
-        out[c, s] = best + r_local[c, s]
+            before = largest
+            rest[best] = 0
+            corner[best] += 1

@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from kofn.controller.core import _random as draw
+from kofn.controller.core._grid_kernels import rank
 from kofn.controller.core._jit import inline, jit
 
 F64 = npt.NDArray[np.float64]
@@ -32,19 +33,6 @@ def _pick(stream: draw.Stream, cdf: F64, i: int, j: int) -> int:
     index = 0
     while u >= cdf[i, j, index]:
         index += 1
-    return index
-
-
-@inline
-def _rank(counts: I64, size: int, table: I64) -> int:
-    """Return the rank of a histogram of `size` agents on its grid."""
-    n_states = counts.size
-    index = 0
-    left = size
-    for j in range(n_states - 1):
-        m = n_states - 1 - j
-        index += table[left, m] - table[left - counts[j], m]
-        left -= counts[j]
     return index
 
 
@@ -161,7 +149,7 @@ def draw_transitions(
         )
         pairs[i] = pair
         rewards[i] = _reward(s, a, counts, k, r_g, r_pi)
-        next_cells[i] = s_next * n_points + _rank(moved, k, table)
+        next_cells[i] = s_next * n_points + rank(moved, k, table)
 
 
 @jit
@@ -233,7 +221,7 @@ def play(
             counts[:] = 0
             draw.add_multinomial(stream, k, law, counts)
         s = place[0]
-        x = s * n_points + _rank(counts, k, table)
+        x = s * n_points + rank(counts, k, table)
         draw.start(stream, seed, i, 0, _EXPLORE)
         if draw.uniform(stream) < epsilon:
             a = int(draw.uniform(stream) * n_actions)
@@ -243,7 +231,7 @@ def play(
                 if q[x, b] > q[x, a]:
                     a = b
         s_next = _advance(stream, seed, i, s, a, counts, local_next, cdf_g, cdf_l, kernels, moved)
-        x_next = s_next * n_points + _rank(moved, k, table)
+        x_next = s_next * n_points + rank(moved, k, table)
         reward = _reward(s, a, counts, k, r_g, r_pi)
         _learn(q, visits, x, a, reward, x_next, gamma, steps, False)
         place[0] = s_next

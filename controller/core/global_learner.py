@@ -11,8 +11,11 @@ once to all V(s', .).
 
 Value iteration with the bounds of MacQueen (1966): if V' - V lies in [lo, hi] after a sweep, the
 fixed point lies in V' + gamma/(1-gamma) [lo, hi]. The middle is returned, with half the width as
-error bound; these bounds close as fast as the fleet mixes, not as gamma^sweeps. Each grid is
-started from the solution on a grid of half the size.
+error bound; these bounds close as fast as the fleet mixes, not as gamma^sweeps. They hold for any
+V, so the next V may be guessed: by `_acceleration`, and at first from solutions on grids of k/2 and
+k/4, interpolated and followed on in 1/k. On the ring, k = 50, relative bound 1e-4, that leaves 7 to
+11 sweeps of the 38 to 65 that plain sweeps took from the nearest point of the grid of k/2. Grids of
+up to 2000 points start from zero: making the operators of coarser ones costs more than it saves.
 
 Backends: *exact* (`symmetric_power`), *sampled* and *rounded* (`successors`).
 
@@ -27,34 +30,50 @@ W       operator            M -> M        one step of k agents
 
 from __future__ import annotations
 
+import itertools
 import math
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, Protocol, get_args
+from typing import TYPE_CHECKING, Literal, Protocol, TypeVar, get_args
 
 import numpy as np
 import numpy.typing as npt
 
 from kofn.controller.core import _power_kernels as kernels
+from kofn.controller.core._acceleration import Anderson
 from kofn.controller.core._jit import parallel_map, thread_count
 from kofn.controller.core.errors import InputError, RunError
-from kofn.controller.core.grid import all_counts, check_grid, grid_points, project, rank
+from kofn.controller.core.grid import all_counts, binomials, check_grid, grid_points
 from kofn.controller.core.successors import rounded_successors, sample_successors
 from kofn.controller.core.symmetric_power import Method, SymmetricPower
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator, Sequence
 
     from kofn.controller.core.game import FloatArray, Game
 
+T = TypeVar("T")
 Backend = Literal["exact", "sampled", "rounded"]
 
 #: Successors per cell of the sampled backend unless given.
 DEFAULT_SAMPLES = 10
 
 #: A grid with more points than this is first solved at half its size.
-_COARSE_POINTS = 300
+_COARSE_POINTS = 2000
+
+#: Error bound of the coarser solutions: their own grid is the larger error.
+_COARSE_TOLERANCE = 1e-3
+
+#: A grid with fewer points than this is swept faster by one thread.
+_WORTH_THREADS = 2000
 
 _MAX_SWEEPS = 100_000
+
+#: Steps that acceleration looks back on.
+_LOOK_BACK = 5
+
+#: Multiples of the reachable error bound below which iteration goes on without acceleration.
+_PLAIN = 1e3
 
 #: Actions whose values differ by less than this, relative to the largest value, are ties.
 _TIE = 1e-11
@@ -63,8 +82,8 @@ _TIE = 1e-11
 class Operator(Protocol):
     """One step of k independent agents, acting on functions of histograms."""
 
-    def apply_in_place(self, values: FloatArray) -> None:
-        """Replace functions, shape (M, B), by their images."""
+    def apply_to(self, values: FloatArray, lane: int, out: FloatArray) -> None:
+        """Write the images of values[:, lane : lane + B'] to `out`: shapes (M, B) and (M, B')."""
 
 
 class Successors:
@@ -73,9 +92,9 @@ class Successors:
     def __init__(self, successors: npt.NDArray[np.int32]) -> None:
         self.successors = successors
 
-    def apply_in_place(self, values: FloatArray) -> None:
-        """Replace functions, shape (M, B), by their means over the successors."""
-        kernels.average_successors(values.copy(), self.successors, values)
+    def apply_to(self, values: FloatArray, lane: int, out: FloatArray) -> None:
+        """Write the means of values[:, lane : lane + B'] over the successors to `out`."""
+        kernels.average_successors(values, lane, self.successors, out)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -158,13 +177,9 @@ class Surrogate:
         # r_local[c, s_g] = (1/k) sum_j c_j r^pi(s_g, j)
         self.r_local: FloatArray = np.ascontiguousarray(self.counts @ self.r_pi.T / self.k)
         # Writable copies: numba compiles a second version for read-only arrays.
-        self._P_g, self._r_g = np.array(game.P_g), np.array(game.r_g)
-
-    def expect(self, values: FloatArray, s: int) -> FloatArray:
-        """Return E[c, s'] of the value after the locals have moved from s_g = s, (M, S_g)."""
-        expected = values.copy()
-        self.operators[s].apply_in_place(expected)
-        return expected
+        self._P_g: FloatArray = np.ascontiguousarray(game.P_g.transpose(0, 2, 1))
+        self._r_g = np.array(game.r_g)
+        self._spare: dict[int, list[FloatArray]] = {}
 
     def sweep(
         self, values: FloatArray, action: npt.NDArray[np.int32] | None = None
@@ -180,42 +195,93 @@ class Surrogate:
         -------
         new values, shape (M, S_g), and greedy actions, shape (S_g, M)
         """
-        game = self.game
-        out = np.empty_like(values)
         fixed = action is not None
-        chosen = np.empty((game.n_global, self.n_points), np.int32) if action is None else action
-        shared = self._expect_next(values) if game.local_sees == "next" else None
-        # Rounding must not decide between equal actions.
-        slack = _TIE * max(1.0, float(np.abs(values).max()))
-
-        def one(s: int) -> None:
-            kernels.backup(
-                self.expect(values, s) if shared is None else shared,
-                self._P_g[s],
-                self._r_g[s],
-                self.r_local,
-                game.gamma,
-                slack,
-                fixed,
-                chosen[s],
-                out,
-                s,
-            )
-
-        run(one, range(game.n_global), self.n_points)
+        chosen = (
+            np.empty((self.game.n_global, self.n_points), np.int32) if action is None else action
+        )
+        out = np.empty_like(values)
+        largest = max(float(values.max()), -float(values.min()))
+        self._sweep(np.ascontiguousarray(values), out, chosen, largest, fixed=fixed)
         return out, chosen
 
-    def _expect_next(self, values: FloatArray) -> FloatArray:
-        expected = np.empty_like(values)
+    def _sweep(
+        self,
+        values: FloatArray,
+        out: FloatArray,
+        action: npt.NDArray[np.int32],
+        largest: float,
+        *,
+        fixed: bool,
+    ) -> tuple[float, float, float]:
+        """Sweep into `out`; return the extremes of its change and its largest magnitude."""
+        game, n_points = self.game, self.n_points
+        states = range(game.n_global)
+        # Rounding must not decide between equal actions.
+        slack = _TIE * max(1.0, largest)
+        seen: list[tuple[float, float, float]] = []
 
-        def lane(s_next: int) -> None:
-            # A copy also where there is one global state and the column is the whole array.
-            column = values[:, s_next : s_next + 1].copy()
-            self.operators[s_next].apply_in_place(column)
-            expected[:, s_next] = column[:, 0]
+        def back_up(expected: FloatArray, s: int, first: int, last: int) -> None:
+            seen.append(
+                kernels.backup(
+                    expected,
+                    self._P_g[s],
+                    self._r_g[s],
+                    self.r_local,
+                    game.gamma,
+                    slack,
+                    fixed,
+                    action[s],
+                    values,
+                    out,
+                    s,
+                    first,
+                    last,
+                )
+            )
 
-        run(lane, range(self.game.n_global), self.n_points)
-        return expected
+        def move(operator: int, first: int, last: int, joint: FloatArray) -> None:
+            """Apply an operator to the values of some global states."""
+            with self._workspace(last - first) as moved:
+                self.operators[operator].apply_to(values, first, moved)
+                joint[:, first:last] = moved
+
+        def whole(s: int) -> None:
+            with self._workspace(game.n_global) as expected:
+                self.operators[s].apply_to(values, 0, expected)
+                back_up(expected, s, 0, n_points)
+
+        def share(s: int, joint: FloatArray) -> None:
+            """Share out the functions of one global state, for want of more states."""
+            run(lambda part: move(s, *part, joint), _parts(game.n_global), n_points)
+
+        def back_up_all(states: range, joint: FloatArray) -> None:
+            pieces = [(s, *part) for s in states for part in _parts(n_points)]
+            run(lambda piece: back_up(joint, *piece), pieces, n_points)
+
+        if game.local_sees == "next":
+            with self._workspace(game.n_global) as joint:
+                run(lambda s: move(s, s, s + 1, joint), states, n_points)
+                back_up_all(states, joint)
+        else:
+            busy = game.n_global - game.n_global % _threads(n_points)
+            run(whole, states[:busy], n_points)
+            for s in states[busy:]:
+                with self._workspace(game.n_global) as joint:
+                    share(s, joint)
+                    back_up_all(range(s, s + 1), joint)
+        low, high, top = zip(*seen, strict=True)
+        return min(low), max(high), max(top)
+
+    @contextmanager
+    def _workspace(self, lanes: int) -> Iterator[FloatArray]:
+        """Lend an array, shape (M, lanes), that the next sweep uses again."""
+        spare = self._spare.setdefault(lanes, [])
+        try:
+            array = spare.pop()
+        except IndexError:
+            array = np.empty((self.n_points, lanes))
+        yield array
+        spare.append(array)
 
     def solve(
         self,
@@ -232,36 +298,70 @@ class Surrogate:
         gamma = self.game.gamma
         ahead = gamma / (1 - gamma)
         best = math.inf
+        last = math.inf
+        faster = Anderson(_LOOK_BACK)
         stalled = sweeps = 0
+        fixed = action is not None
+        chosen = (
+            np.empty((self.game.n_global, self.n_points), np.int32) if action is None else action
+        )
+        old, new = np.array(values, order="C"), np.empty(values.shape)
+        largest = max(float(old.max()), -float(old.min()))
         while sweeps < _MAX_SWEEPS:
             sweeps += 1
-            new, greedy = self.sweep(values, action)
-            low, high = float((new - values).min()), float((new - values).max())
+            low, high, largest = self._sweep(old, new, chosen, largest, fixed=fixed)
             bound = ahead * (high - low) / 2
             # Rounding of values this large limits what can be reached.
             stalled = stalled + 1 if bound >= 0.999 * best else 0
             best = min(best, bound)
-            values = new
-            floor = ahead * 8 * np.finfo(np.float64).eps * float(np.abs(new).max())
+            floor = ahead * 8 * np.finfo(np.float64).eps * largest
             if bound <= tol or bound <= floor or (stalled >= 50 and bound <= 100 * floor):
-                return new + ahead * (high + low) / 2, greedy, sweeps, bound
+                new += ahead * (high + low) / 2
+                return new, chosen, sweeps, bound
+            # Near what rounding allows, differences of iterates are noise.
+            if bound > _PLAIN * floor:
+                if bound > last:
+                    faster.reset()
+                faster.propose(old, new)
+                last = bound
+            else:
+                old, new = new, old
         raise RunError(f"value iteration did not reach tolerance {tol} in {_MAX_SWEEPS} sweeps")
 
 
-def run(function: Callable[[int], None], states: range, n_points: int) -> None:
-    """Apply a function to each global state, on threads where the grid is worth it."""
-    if n_points < 2000 or thread_count() == 1:
-        for s in states:
-            function(s)
+def _threads(n_points: int) -> int:
+    """Return the number of threads that a grid is worth."""
+    return thread_count() if n_points >= _WORTH_THREADS else 1
+
+
+def run(function: Callable[[T], None], items: Sequence[T], n_points: int) -> None:
+    """Apply a function to each item, on threads where the grid is worth it."""
+    if _threads(n_points) == 1:
+        for item in items:
+            function(item)
     else:
-        parallel_map(function, states)
+        parallel_map(function, items)
+
+
+def _parts(n: int) -> list[tuple[int, int]]:
+    """Split range(n) into one interval per thread."""
+    pieces = min(n, thread_count())
+    edges = [n * p // pieces for p in range(pieces + 1)]
+    return list(itertools.pairwise(edges))
 
 
 def prolong(values: FloatArray, coarse: int, fine: int, n_local: int) -> FloatArray:
-    """Carry functions from one grid to another by projection, (M, B) to (M', B)."""
-    nearest = rank(project(all_counts(fine, n_local), coarse))
-    result: FloatArray = np.ascontiguousarray(values[nearest])
-    return result
+    """Carry functions from one grid to another by linear interpolation, (M, B) to (M', B)."""
+    out = np.empty((grid_points(fine, n_local), values.shape[1]))
+    kernels.interpolate(
+        np.ascontiguousarray(values),
+        coarse,
+        fine,
+        all_counts(fine, n_local),
+        binomials(coarse, n_local),
+        out,
+    )
+    return out
 
 
 def grid_size_of(n_points: int, n_local: int) -> int | None:
@@ -354,7 +454,20 @@ def _start(
         return prolong(np.ascontiguousarray(given.T), coarse, surrogate.k, game.n_local)
     if surrogate.n_points <= _COARSE_POINTS or surrogate.backend != "exact":
         return np.zeros((surrogate.n_points, game.n_global))
-    half = surrogate.k // 2
-    # Projection is the larger error: the coarse grid need not be solved to the last digit.
-    coarse_solution = g_learn(game, pi_l, half, tol=max(tol, 1e-3))
-    return prolong(np.ascontiguousarray(coarse_solution.value.T), half, surrogate.k, game.n_local)
+    return _from_coarser(game, pi_l, surrogate.k, tol)
+
+
+def _from_coarser(game: Game, pi_l: npt.ArrayLike, k: int, tol: float) -> FloatArray:
+    """Return a start from the solutions on grids of k/2 and k/4, shape (M, S_g).
+
+    The value is nearly linear in 1/k, so the step from k/4 to k/2 is followed half as far.
+    """
+    half, quarter = k // 2, k // 4
+    finer = g_learn(game, pi_l, half, tol=max(tol, _COARSE_TOLERANCE)).value.T
+    start = prolong(finer, half, k, game.n_local)
+    if quarter >= 1:
+        coarser = g_learn(game, pi_l, quarter, tol=max(tol, _COARSE_TOLERANCE)).value.T
+        ahead = (1 / k - 1 / half) / (1 / half - 1 / quarter)
+        start *= 1 + ahead
+        start -= ahead * prolong(coarser, quarter, k, game.n_local)
+    return start

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from kofn.controller.config import ControllerConfig
+from kofn.controller.core.belief import Belief
 from kofn.controller.core.errors import InputError, RunError
 from kofn.controller.core.policy import Policy
 from kofn.controller.link.messages import Step
@@ -139,19 +140,21 @@ def test_step_that_came_to_no_decision_is_played_again_and_has_moved_the_belief(
     again, decisions = resume(fleet, old, epoch=2)
     seen: list[list[float]] = []
     again._progress = decisions.append
-    learn = again._dispatcher.learn
+    decide = again._dispatcher.decide
 
-    def watch(weights: Any) -> None:
+    def watch(t: int, g: int, weights: Any) -> int:
         seen.append(again._dispatcher.belief.tolist())
-        learn(weights)
+        return decide(t, g, weights)
 
-    again._dispatcher.learn = watch
+    again._dispatcher.decide = watch
     again.run()
     assert [decision.t for decision in decisions] == [5, 6, 7, 8, 9]
-    kernels = again._dispatcher.kernels
     last = read_decisions(old)[-1]
-    moved = last.belief @ kernels[last.g] @ kernels[decisions[0].g]
-    assert seen[0] == pytest.approx(moved)
+    expected = Belief(again._dispatcher.kernels, 8.0)  # the memory of small_policy
+    expected.restore(last.belief)
+    expected.predict(last.g)
+    expected.predict(decisions[0].g)
+    assert seen[0] == pytest.approx(expected.weights)
     taken = fleet.agents["h0"].counters["steps_taken"]
     assert taken == 11  # step 5 twice: a new epoch is a new step
 

@@ -11,7 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kofn.controller.core import Game, InputError, g_learn, histogram_rank, load_game
-from kofn.controller.core.global_learner import Surrogate
+from kofn.controller.core.global_learner import Surrogate, prolong
+from kofn.controller.core.grid import all_counts
 
 if TYPE_CHECKING:
     from types import ModuleType
@@ -81,9 +82,36 @@ def test_a_warm_start_changes_the_work_and_not_the_result(random_game: RandomGam
 def test_coarse_to_fine_agrees_with_a_start_from_zero() -> None:
     game = load_game("ring-current")
     pi = game.uniform_local_policy()
-    fine = g_learn(game, pi, 9, tol=1e-8)
-    flat = g_learn(game, pi, 9, tol=1e-8, warm_start=np.zeros_like(fine.value))
+    fine = g_learn(game, pi, 13, tol=1e-8)
+    flat = g_learn(game, pi, 13, tol=1e-8, warm_start=np.zeros_like(fine.value))
     assert np.abs(fine.value - flat.value).max() <= 2e-8
+
+
+@pytest.mark.parametrize("S_l", [2, 3, 5])
+@pytest.mark.parametrize(("coarse", "fine"), [(3, 7), (5, 10), (6, 6), (8, 4), (1, 9)])
+def test_linear_functions_are_carried_to_another_grid_unchanged(
+    S_l: int, coarse: int, fine: int
+) -> None:
+    weights = np.random.default_rng(0).random((S_l, 2))
+    values = all_counts(coarse, S_l) / coarse @ weights
+    carried = prolong(values, coarse, fine, S_l)
+    assert np.abs(carried - all_counts(fine, S_l) / fine @ weights).max() <= 1e-14
+
+
+def test_acceleration_saves_sweeps_and_keeps_the_result() -> None:
+    game = load_game("ring-current")
+    surrogate = Surrogate(game, game.uniform_local_policy(), 8)
+    values = start = np.zeros((surrogate.n_points, 5))
+    _, _, sweeps, bound = surrogate.solve(start, 1e-4)
+    plain = 0
+    width = np.inf
+    while width > 1e-4:
+        new = surrogate.sweep(values)[0]
+        width = 19 / 2 * np.ptp(new - values)
+        values, plain = new, plain + 1
+    assert sweeps <= plain / 2
+    assert bound <= 1e-4
+    assert not start.any()
 
 
 def test_ties_go_to_the_lowest_action() -> None:

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kofn.controller.core import InputError, histogram_rank
-from kofn.controller.core._rollout_kernels import project_rank
+from kofn.controller.core._grid_kernels import project_rank
 from kofn.controller.core.grid import (
     all_counts,
     binomials,

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -11,6 +11,8 @@ from hypothesis import strategies as st
 
 from kofn.controller.core import InputError, SymmetricPower, load_game, symmetric_power
 from kofn.controller.core import _power_kernels as kernels
+from kofn.controller.core._jit import jit
+from kofn.controller.core._vector import sum_rows
 from kofn.controller.core.grid import all_counts
 from kofn.controller.core.successors import rounded_successors, sample_successors
 
@@ -116,20 +118,14 @@ def test_a_factorisation_that_fails_its_check_gives_way_to_convolution(
 
 
 def test_the_check_sees_an_operator_that_is_off(monkeypatch: pytest.MonkeyPatch) -> None:
-    def one_weight_is_off(
-        values: Matrix,
-        lines: npt.NDArray[np.int32],
-        starts: Indices,
-        i: Indices,
-        j: Indices,
-        d: Matrix,
-        a: Matrix,
-        pair: Indices,
-    ) -> None:
-        kernels.apply_elementary(values, lines, starts, i, j, d, 1.00001 * a, pair)
-
     class Off:
-        apply_elementary = staticmethod(one_weight_is_off)
+        gather, exchange = staticmethod(kernels.gather), staticmethod(kernels.exchange)
+
+        @staticmethod
+        def apply_elementary(*arguments: Any) -> None:
+            a_of = 6
+            apply: Any = kernels.apply_elementary
+            apply(*arguments[:a_of], 1.00001 * arguments[a_of], *arguments[a_of + 1 :])
 
     monkeypatch.setattr(symmetric_power, "kernels", Off)
     assert SymmetricPower(half_turn(), 12, method="factored").check_error > 1e-6
@@ -158,10 +154,10 @@ def test_bad_matrices_are_refused(P: list[list[float]], message: str) -> None:
         SymmetricPower(P, 3)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(
     st.integers(1, 6),
-    st.integers(2, 4),
+    st.integers(2, 5),
     st.integers(0, 2**32),
     st.integers(1, 4),
 )
@@ -169,25 +165,59 @@ def test_elementary_kernels_equal_their_binomial_formula(
     reference: ModuleType, size: int, n_states: int, seed: int, lanes: int
 ) -> None:
     rng = np.random.default_rng(seed)
-    i, j = (int(x) for x in rng.permutation(n_states)[:2])
+    i, j = sorted(int(x) for x in rng.permutation(n_states)[:2])
     d, a = (float(x) for x in rng.uniform(-1, 1, 2))
-    lines = symmetric_power.grid_lines(size, n_states)
-    operation = (
-        lines.points,
-        lines.starts,
-        np.array([i]),
-        np.array([j]),
-        np.array([d]),
-        np.array([a]),
-        lines.pair[[i], [j]],
-    )
+    b = symmetric_power.grid_blocks(size, n_states)
+    operation = np.array([i]), np.array([j]), np.array([d]), np.array([a])
+    blocks = b.starts, b.lengths, b.lines, b.pairs, b.rows
     W = reference.elementary_matrix(size, n_states, i, j, d, a)
     f = rng.standard_normal((len(W), lanes))
     applied, pushed = f.copy(), f.copy()
-    kernels.apply_elementary(applied, *operation)
-    kernels.push_elementary(pushed, *operation)
+    kernels.apply_elementary(applied.reshape(-1), lanes, size, *operation, *blocks)
+    kernels.push_elementary(pushed.reshape(-1), lanes, size, *operation, *blocks)
     assert np.abs(applied - W @ f).max() <= 1e-12
     assert np.abs(pushed - W.T @ f).max() <= 1e-12
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(1, 90), st.integers(0, 9), st.integers(0, 2**32))
+def test_the_vector_loop_sums_rows_of_any_length(n: int, r: int, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    values, coef = rng.standard_normal(600), rng.standard_normal(12)
+    starts = rng.integers(0, 400, r + 1)
+    at = 500
+    starts[r] = at  # the last row is the one that is written
+    shift = 2
+    expected = values.copy()
+    expected[at : at + n] = sum(
+        coef[1 + q] * values[starts[q] + (r - q) * shift :][:n] for q in range(r + 1)
+    )
+    sum_rows_once(values, at, n, starts, r, shift, coef)
+    assert np.abs(values - expected).max() <= 1e-13
+
+
+@jit
+def sum_rows_once(
+    values: Matrix, at: int, n: int, starts: Indices, r: int, shift: int, coef: Matrix
+) -> None:
+    sum_rows(values, at, n, starts, 0, r, shift, 1, coef, 1)
+
+
+def test_an_operator_can_write_some_functions_elsewhere() -> None:
+    operator = SymmetricPower(ring_kernel(), 7)
+    f = np.random.default_rng(0).random((operator.n_points, 5))
+    out = np.empty((operator.n_points, 2))
+    operator.apply_to(f, 1, out)
+    assert np.abs(out - operator.apply(f)[:, 1:3]).max() <= 1e-14
+
+
+def test_small_weights_are_not_lost() -> None:
+    # Coefficients down to 1e-9^40 meet values that make them count.
+    P = np.array([[1 - 1e-9, 1e-9, 0.0], [0.0, 1.0, 0.0], [0.0, 1e-9, 1 - 1e-9]])
+    operator = SymmetricPower(P, 40)
+    shares = all_counts(40, 3) / 40
+    moved = operator.apply(shares[:, 1]) - shares[:, 1]
+    assert np.abs(moved - 1e-9 * (1 - shares[:, 1])).max() <= 1e-15
 
 
 @settings(max_examples=20, deadline=None)
@@ -203,9 +233,9 @@ def test_the_convolution_kernel_equals_enumeration(
 def test_the_successor_kernel_averages() -> None:
     rng = np.random.default_rng(0)
     f, successors = rng.random((20, 3)), rng.integers(0, 20, (20, 4)).astype(np.int32)
-    out = np.empty_like(f)
-    kernels.average_successors(f, successors, out)
-    assert np.allclose(out, f[successors].mean(axis=1), atol=1e-15)
+    out = np.empty((20, 2))
+    kernels.average_successors(f, 1, successors, out)
+    assert np.allclose(out, f[successors, 1:].mean(axis=1), atol=1e-15)
 
 
 def test_sampled_successors_follow_the_law(reference: ModuleType) -> None:
