@@ -7,6 +7,7 @@ import numpy as np
 import numpy.typing as npt
 
 from kofn.controller.core import _random as draw
+from kofn.controller.core._grid_kernels import project_rank
 from kofn.controller.core._jit import inline, jit
 
 F64 = npt.NDArray[np.float64]
@@ -16,39 +17,33 @@ I32 = npt.NDArray[np.int32]
 # Purposes of the random streams; motion and actions of state j use MOVE + 2 j and MOVE + 2 j + 1.
 _START, _TARGET, _POLL, _MOVE = 0, 1, 2, 3
 
-#: Must equal grid.TIE: the same rounding decides in rollouts and in the live controller.
-_TIE = 1e-9
+#: Must equal belief.SURE.
+_SURE = 1e-12
 
 
 @inline
-def project_rank(weights: F64, size: int, table: I64, counts: I64) -> int:
-    """Return the rank of the weights rounded to the grid; `counts` is scratch, shape (S,)."""
-    n_states = weights.size
-    total = weights.sum()
-    left = size
-    for i in range(n_states):
-        ideal = size * (weights[i] / total if total > 0.0 else 1.0 / n_states)
-        counts[i] = int(np.floor(ideal + _TIE))
-        left -= counts[i]
-    rounded_up = np.int64(0)  # bit i: state i has had its remainder
-    for _ in range(left):
-        best, best_remainder = 0, -np.inf
-        for i in range(n_states):
-            if (rounded_up >> i) & 1:
-                continue
-            ideal = size * (weights[i] / total if total > 0.0 else 1.0 / n_states)
-            remainder = ideal - counts[i] - _TIE * i
-            if remainder > best_remainder:
-                best, best_remainder = i, remainder
-        counts[best] += 1
-        rounded_up |= np.int64(1) << best
-    index = 0
-    left = size
-    for j in range(n_states - 1):
-        m = n_states - 1 - j
-        index += table[left, m] - table[left - counts[j], m]
-        left -= counts[j]
-    return index
+def predict(belief: F64, kernels: F64, squares: F64, s: int, cap: float, moved: F64) -> None:
+    """Move a belief by one step of the fleet, as `Belief.predict`; `moved` is scratch, (S,)."""
+    total = belief.sum()
+    if total <= 0.0:
+        return
+    moved[:] = 0.0
+    kept = 0.0
+    for j in range(belief.size):
+        kept += belief[j] * squares[s, j]
+        for l in range(belief.size):
+            moved[l] += belief[j] * kernels[s, j, l]
+    even = 0.0
+    for l in range(belief.size):
+        even += moved[l] * moved[l]
+    even /= total * total
+    spread = kept / total - even
+    worth = cap
+    if spread > _SURE:
+        worth = min(cap, (total + 1.0) * (1.0 - even) / spread - 1.0)
+    grown = max(worth, total) / total
+    for l in range(belief.size):
+        belief[l] = moved[l] * grown
 
 
 @jit
@@ -63,6 +58,7 @@ def episodes(
     cap: float,
     gamma: float,
     local_next: bool,
+    act_first: bool,
     alpha: float,
     law_g: F64,
     law_l: F64,
@@ -72,6 +68,8 @@ def episodes(
     r_l: F64,
     pi_l: F64,
     kernels: F64,
+    squares: F64,
+    first_belief: F64,
     prior: F64,
     action: I32,
     table: I64,
@@ -82,12 +80,17 @@ def episodes(
     a_g_record: I64,
     counts_record: I64,
     sample_record: I64,
+    mode_record: I64,
+    known_record: npt.NDArray[np.bool_],
     reward_record: F64,
 ) -> None:
     """Play episodes first..last-1 and fill their rows of the output arrays.
 
-    Shapes as in `kofn.controller.core.rollouts`; `alpha` 0 means the fixed law `law_l`; `table` are
-    the binomials of the grid; records are filled only with `record`.
+    Shapes as in `kofn.controller.core.rollouts`; `alpha` 0 means the fixed law `law_l`; `squares`
+    (S_g, S_l) are the squared norms of the rows of `kernels`; `table` are the binomials of the
+    grid; records are filled only with `record`. With `act_first` agents that move under the next
+    global state have chosen their actions before, and `kernels` and `squares` have a first axis of
+    pairs s_g S_g + s_g'.
     """
     n_local, n_actions = pi_l.shape[1], pi_l.shape[2]
     stream = np.empty(1, dtype=np.uint64)
@@ -109,7 +112,7 @@ def episodes(
             law[:] = law_l
         counts[:] = 0
         draw.add_multinomial(stream, n, law, counts)
-        belief[:] = 0.0
+        belief[:] = first_belief
         total_return = 0.0
         weight = 1.0
         hits = 0
@@ -121,7 +124,8 @@ def episodes(
             keep = room / total if total > room else 1.0
             for j in range(n_local):
                 belief[j] = keep * belief[j] + sample[j]
-            if counts[np.argmax(belief)] == counts.max():
+            mode_known = counts[np.argmax(belief)] == counts.max()
+            if mode_known:
                 hits += 1
             size = prior[s_g].sum()
             pull = size / (size + belief.sum()) if size > 0.0 else 0.0
@@ -145,6 +149,8 @@ def episodes(
                 a_g_record[rollout, step] = a_g
                 counts_record[rollout, step] = counts
                 sample_record[rollout, step] = sample
+                mode_record[rollout, step] = np.argmax(counts)
+                known_record[rollout, step] = mode_known
                 reward_record[rollout, step] = reward
 
             draw.start(stream, seed, rollout, step, _TARGET)
@@ -155,7 +161,7 @@ def episodes(
                 if counts[j] == 0:
                     continue
                 draw.start(stream, seed, rollout, step, _MOVE + 2 * j + 1)
-                if local_next:
+                if local_next and not act_first:
                     # They act anew, on the global state that they now see; that action earns
                     # nothing, so its law and the kernel's may be taken together.
                     draw.add_multinomial(stream, counts[j], kernels[s_move, j], moved)
@@ -164,11 +170,8 @@ def episodes(
                     if chosen[j, a] > 0:
                         draw.add_multinomial(stream, chosen[j, a], P_l[s_move, j, a], moved)
             counts[:] = moved
-            predicted[:] = 0.0
-            for j in range(n_local):
-                for l in range(n_local):
-                    predicted[l] += belief[j] * kernels[s_move, j, l]
-            belief[:] = predicted
+            moved_by = s_g * P_g.shape[0] + s_next if act_first else s_move
+            predict(belief, kernels, squares, moved_by, cap, predicted)
             s_g = s_next
         returns[rollout] = total_return
         mode_hits[rollout] = hits

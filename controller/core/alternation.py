@@ -3,69 +3,81 @@ r"""ALTERNATING-MARL: best responses in turn, judged in the n-agent system.
 
 From a starting local policy, G-LEARN answers pi_l, L-LEARN answers pi_g, and so on. The value of
 the closed system of K agents is not the value of the n deployed ones, so it never decides: every
-pair is played by n agents under common random numbers and replaces the best one so far only if the
-confidence interval of the paired difference lies above zero.
+pair is played by n agents under common random numbers and replaces the best one so far only if it
+wins there (UPDATE; see `deployment` for the sequential test and its level).
 
-From the uniform policy alone the responses often settle in a poor equilibrium. Further starts are
-the local answers to the dispatcher that *holds* the global state (for each s_g the action that most
-likely keeps it) and to each constant dispatcher.
+The loop is repeated from several starts (`starts`). A chain ends when it meets a pair again, by the
+hash of its tables: its own last one (a fixed point), an earlier one (a cycle), or one of another
+start's chain, which it would only repeat.
 
 How a pair is deployed matters as much as the pair:
 
 - the grid of the table (K) and the poll (k) are separate; a finer table knows more;
-- what a poll shows is pulled towards the usual picture of the fleet (`Policy.prior`) by a tuned
-  number of pseudo-agents;
+- a bare poll is pulled towards the usual picture of the fleet (`Policy.prior`) by a tuned number
+  of pseudo-agents;
 - the memory of the belief is tuned for play with it.
 
-Pairs are judged by the mean of the two returns, without memory and with it, so that the policy is
-good for both.
+Starts are compared on a smaller grid with usual settings. The pair that is best with memory gets
+the full table and tuned settings, and on request it is polished (`polishing`). Small polls without
+memory may want other local agents; where the pair that is best without memory is another one and
+wins there, it is put beside the first (`Policy.bare`).
 
 Reference: Anand & Karmarkar 2026, arXiv 2603.03759, Algorithm 1.
 """
 
 from __future__ import annotations
 
-import math
+import hashlib
 import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, Protocol
 
 import numpy as np
-import numpy.typing as npt
 
+from kofn.controller.core.deployment import LOOK, Deployment, Estimate, Judged, Play
 from kofn.controller.core.errors import InputError
 from kofn.controller.core.global_learner import g_learn
 from kofn.controller.core.grid import check_grid, grid_points
 from kofn.controller.core.local_learner import Objective, l_learn
 from kofn.controller.core.policy import Policy
-from kofn.controller.core.rollouts import resolve_horizon, rollout
+from kofn.controller.core.polishing import Polished, default_tolerance
+from kofn.controller.core.polishing import polish as polish_policy
+from kofn.controller.core.starts import given_policies, holding_actions, starting_policies
 from kofn.controller.core.team import initial_histograms
+from kofn.controller.core.tuning import best_memory, best_prior, with_settings
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    import numpy.typing as npt
+
     from kofn.controller.core.game import FloatArray, Game
+
+__all__ = [
+    "Progress",
+    "Round",
+    "Solution",
+    "alternating_marl",
+    "default_grid",
+    "holding_actions",
+    "starting_policies",
+]
 
 #: Points of the default table, and of the smaller one on which starts are compared.
 TABLE_POINTS = 11_000
 SCREEN_POINTS = 1_100
 _MAX_GRID = 60
 
-#: Episodes of one judgement: the first look, and the most that a close call may take.
-_LOOK, _MOST = 1000, 4000
+#: Pairs per start at most, whatever `rounds` asks for.
+MAX_ROUNDS = 1000
 
-#: Separates the episodes of training from those of evaluation under the same seed.
-_TRAINING = 0x7261696E
+#: Fresh episodes of the figures that are written into the policy.
+_FINAL = 4 * LOOK
 
-#: Standard errors that the paired difference must exceed.
-_CONFIDENCE = 2.0
+_PLAYS: tuple[Play, ...] = ("memory", "none")
 
-#: A pair that can be better by no more than this share of the return is not looked at again.
-_INDIFFERENT = 1e-3
-
-#: Belief caps and sizes of the prior, in agents: those tried in the end, and those with which pairs
-#: are compared. What a good prior weighs depends on the fleet's spread, hardly on the poll.
-_MEMORIES = (10.0, 20.0, 40.0, 80.0, 160.0, 320.0, 640.0, 1280.0)
-_PRIORS = (0.0, 2.0, 4.0, 6.0, 8.0, 11.0, 14.0, 18.0, 25.0, 40.0)
-_USUAL_MEMORY, _USUAL_PRIOR = 80.0, 12.0
+#: How a chain of responses ended.
+End = Literal["fixed point", "cycle", "met before", "rounds used up"]
 
 
 class Progress(Protocol):
@@ -82,19 +94,21 @@ class Round:
     Attributes
     ----------
     start : str
-        Where its chain began: "hold", "uniform" or "constant a".
+        Where its chain began: "hold", "uniform", "constant a", or a given name.
     round : int
         0 for the answer to the start itself.
     player : {"global", "local"}
         Who moved last before the pair was judged.
     surrogate : float
         Value of the closed system of K agents from the initial law.
-    memoryless, belief, stderr : float
-        Deployed mean returns, and the standard error of their mean.
+    memoryless, belief : Estimate
+        Deployed mean returns without memory and with it, with standard error and 95 % interval.
     rollouts : int
-        Episodes played, in both modes together.
+        Episodes played in each way.
+    samples : int
+        Steps of the n-agent system that were simulated, in both ways together.
     accepted : bool
-        Whether it became the best pair.
+        Whether it became the best pair, with memory or without.
     seconds : float
         Time spent on it.
     """
@@ -103,20 +117,34 @@ class Round:
     round: int
     player: Literal["global", "local"]
     surrogate: float
-    memoryless: float
-    belief: float
-    stderr: float
+    memoryless: Estimate
+    belief: Estimate
     rollouts: int
+    samples: int
     accepted: bool
     seconds: float
 
 
 @dataclass(frozen=True, slots=True)
 class Solution:
-    """The result of `alternating_marl`: the best deployed policy and all pairs judged."""
+    """The result of `alternating_marl`.
+
+    Attributes
+    ----------
+    policy : Policy
+        The best deployed pair, with tuned memory and prior.
+    history : tuple of Round
+        All pairs judged, in order.
+    ends : dict of str to str
+        How the chain of each start ended.
+    polished : Polished or None
+        What polishing did, if asked for.
+    """
 
     policy: Policy
     history: tuple[Round, ...]
+    ends: dict[str, End]
+    polished: Polished | None = None
 
 
 def default_grid(game: Game, k: int, points: int = TABLE_POINTS) -> int:
@@ -127,133 +155,101 @@ def default_grid(game: Game, k: int, points: int = TABLE_POINTS) -> int:
     return size
 
 
-def holding_actions(game: Game) -> npt.NDArray[np.int32]:
-    """Return for each global state the action that most likely keeps it, shape (S_g,)."""
-    states = np.arange(game.n_global)
-    holding: npt.NDArray[np.int32] = np.argmax(game.P_g[states, :, states], axis=1).astype(np.int32)
-    return holding
+def _hash(action: npt.NDArray[np.int32], pi_l: FloatArray) -> bytes:
+    # Rounded, so that the last bits of a mixture do not make a new pair.
+    return hashlib.blake2b(action.tobytes() + np.round(pi_l, 9).tobytes(), digest_size=16).digest()
 
 
-def starting_policies(game: Game, k: int) -> dict[str, FloatArray]:
-    """Return the local policies to start from, by name, the most promising first."""
-    points = check_grid(k, game.n_local, game.n_global)
-    uniform = game.uniform_local_policy()
+class _Search:
+    """Chains of best responses from one start after another, and the best pairs so far."""
 
-    def answer(actions: npt.NDArray[np.int32]) -> FloatArray:
-        # A dispatcher that ignores the agents leaves each of them alone with its own reward, so
-        # the selfish answer is the team's, and on one agent it is exact.
-        table = np.repeat(actions[:, None], points, axis=1)
-        return l_learn(game, table, uniform, k, objective="selfish")
+    def __init__(
+        self, deployment: Deployment, grid: int, objective: Objective, rounds: int
+    ) -> None:
+        self.deployment, self.grid = deployment, grid
+        self.objective, self.rounds = objective, rounds
+        self.best: dict[Play, Judged] = {}
+        self.winner: dict[Play, str] = {}
+        self.history: list[Round] = []
+        self.ends: dict[str, End] = {}
+        self._seen: dict[bytes, str] = {}
+        self._law = initial_histograms(deployment.game, grid)
 
-    starts = {"hold": answer(holding_actions(game)), "uniform": uniform}
-    for a in range(game.n_global_actions):
-        starts[f"constant {a}"] = answer(np.full(game.n_global, a, dtype=np.int32))
-    return starts
+    def run(
+        self, name: str, start: FloatArray, report: Callable[[int, str], None], done: int
+    ) -> None:
+        """Follow the chain of one start, `done` pieces of work after the beginning."""
+        game, tol = self.deployment.game, default_tolerance(self.deployment.game)
+        pi_l, value, last = start, None, b""
+        for index in range(self.rounds):
+            clock = time.perf_counter()
+            answer = g_learn(game, pi_l, self.grid, tol=tol, warm_start=value)
+            value = answer.value
+            key = _hash(answer.action, pi_l)
+            if key in self._seen:
+                own: End = "fixed point" if key == last else "cycle"
+                self.ends[name] = own if self._seen[key] == name else "met before"
+                return
+            self._seen[key], last = name, key
+            dressed = self.deployment.dress(self.grid, answer.action, pi_l)
+            judged = self.deployment.judge(dressed)
+            accepted = False
+            for play in _PLAYS:
+                wins = play not in self.best
+                if not wins:
+                    wins, judged, self.best[play] = self.deployment.better(
+                        judged, self.best[play], play
+                    )
+                if wins:
+                    accepted, self.best[play], self.winner[play] = True, judged, name
+            surrogate = float((self._law * answer.value.T).sum())
+            self.history.append(self._round(name, index, surrogate, judged, accepted, clock))
+            report(done + index + 1, f"{name}, round {index}")
+            if index + 1 < self.rounds:
+                pi_l = l_learn(game, answer.action, pi_l, self.grid, objective=self.objective)
+        self.ends[name] = "rounds used up"
 
-
-@dataclass(frozen=True, slots=True)
-class _Judged:
-    policy: Policy
-    memoryless: FloatArray
-    belief: FloatArray
-
-    @property
-    def scores(self) -> FloatArray:
-        result: FloatArray = (self.memoryless + self.belief) / 2
-        return result
-
-
-class _Deployment:
-    """The n-agent system in which pairs are judged, always with the same random numbers."""
-
-    def __init__(self, game: Game, n: int, k: int, seed: int) -> None:
-        self.game, self.n, self.k = game, n, k
-        # Not the user's seed itself: whoever evaluates the policy under it must meet new episodes.
-        self.seed = int(np.random.SeedSequence([seed, _TRAINING]).generate_state(1)[0])
-        self.horizon = resolve_horizon(game, None)
-
-    def returns(self, policy: Policy, rollouts: int, memory: float | str) -> FloatArray:
-        return rollout(
-            self.game,
-            policy,
-            n=self.n,
-            k=self.k,
-            horizon=self.horizon,
-            rollouts=rollouts,
-            seed=self.seed,
-            memory=memory,
-        ).returns
-
-    def usual_picture(self, policy: Policy) -> FloatArray:
-        """Return the mean shares of the fleet while the global state is s_g, (S_g, S_l)."""
-        records = rollout(
-            self.game,
-            policy,
-            n=self.n,
-            k=self.k,
-            horizon=self.horizon,
-            rollouts=200,
-            seed=self.seed + 1,
-            record=True,
-        ).records
-        assert records is not None  # noqa: S101 - record=True
-        shares = np.full((self.game.n_global, self.game.n_local), 1.0 / self.game.n_local)
-        for s in range(self.game.n_global):
-            seen = records.s_g == s
-            if seen.any():
-                shares[s] = records.counts[seen].mean(axis=0) / self.n
-        return shares
-
-    def dress(self, grid: int, action: npt.NDArray[np.int32], pi_l: FloatArray) -> Policy:
-        """Return the pair with an ordinary memory and prior."""
-        memory = max(_USUAL_MEMORY, 8.0 * self.k)
-        picture = self.usual_picture(Policy(self.game, grid, action, pi_l, memory=memory))
-        return Policy(self.game, grid, action, pi_l, memory=memory, prior=_USUAL_PRIOR * picture)
-
-    def judge(self, policy: Policy, rollouts: int) -> _Judged:
-        return _Judged(
-            policy, self.returns(policy, rollouts, "none"), self.returns(policy, rollouts, "auto")
+    def _round(
+        self,
+        name: str,
+        index: int,
+        surrogate: float,
+        judged: Judged,
+        accepted: bool,
+        clock: float,
+    ) -> Round:
+        return Round(
+            start=name,
+            round=index,
+            player="global" if index == 0 else "local",
+            surrogate=surrogate,
+            memoryless=Estimate.of(judged.memoryless),
+            belief=Estimate.of(judged.belief),
+            rollouts=judged.episodes,
+            samples=2 * judged.episodes * self.deployment.horizon,
+            accepted=accepted,
+            seconds=time.perf_counter() - clock,
         )
 
-    def better(self, new: _Judged, best: _Judged | None) -> tuple[bool, _Judged, _Judged | None]:
-        """Decide whether a pair replaces the best one, with more episodes while it is close."""
-        if best is None:
-            return True, new, best
-        while True:
-            size = min(new.scores.size, best.scores.size)
-            gap = new.scores[:size] - best.scores[:size]
-            mean, error = float(gap.mean()), float(gap.std(ddof=1)) / math.sqrt(size)
-            margin = _CONFIDENCE * error
-            hopeless = mean + margin <= _INDIFFERENT * abs(float(best.scores.mean()))
-            if mean > margin or mean <= 0 or hopeless or size >= _MOST:
-                return mean > margin, new, best
-            new = self.judge(new.policy, 2 * size)
-            if best.scores.size < 2 * size:
-                best = self.judge(best.policy, 2 * size)
 
-    def tune(self, policy: Policy, picture: FloatArray, rollouts: int) -> Policy:
-        """Return the policy with the prior best for play without and with memory, then the memory.
+def _deploy(deployment: Deployment, pi_l: FloatArray, grid: int) -> Policy:
+    """Return a local policy with its full table and tuned settings."""
+    table = g_learn(deployment.game, pi_l, grid, tol=default_tolerance(deployment.game))
+    dressed = deployment.dress(grid, table.action, pi_l)
+    return best_memory(deployment, best_prior(deployment, dressed))
 
-        A prior is tried with a few memories, as a large one wants a long memory beside it.
-        """
 
-        def variant(memory: float | None, prior: FloatArray) -> Policy:
-            return Policy(
-                self.game, policy.grid, policy.action, policy.pi_l, memory=memory, prior=prior
-            )
-
-        def mean(candidate: Policy) -> float:
-            return float(self.returns(candidate, rollouts, "auto").mean())
-
-        priors = [size * picture for size in _PRIORS]
-        coarse = [m for m in _MEMORIES[2::2] if m > self.k]
-        scores = [
-            mean(variant(None, prior)) + max((mean(variant(m, prior)) for m in coarse), default=0.0)
-            for prior in priors
-        ]
-        prior = priors[int(np.argmax(scores))]
-        options = [variant(m, prior) for m in (None, *(m for m in _MEMORIES if m > self.k))]
-        return options[int(np.argmax([mean(option) for option in options]))]
+def _with_bare(deployment: Deployment, policy: Policy, pi_l: FloatArray) -> Policy:
+    """Return the policy with the other pair beside it, if that wins where nothing is remembered."""
+    other = with_settings(_deploy(deployment, pi_l, policy.grid), memory=None)
+    judged = deployment.judge(other)
+    wins, _, _ = deployment.better(judged, deployment.judge(policy), "none")
+    if not wins:
+        return policy
+    # Where a memory is of no use, there is only one way of play.
+    return (
+        other if policy.memory is None else with_settings(policy, memory=policy.memory, bare=other)
+    )
 
 
 def alternating_marl(
@@ -265,6 +261,8 @@ def alternating_marl(
     objective: Objective = "team",
     restarts: int | None = None,
     rounds: int = 4,
+    starts: Mapping[str, Policy | npt.ArrayLike] | None = None,
+    polish: int = 0,
     seed: int = 0,
     progress: Progress | None = None,
 ) -> Solution:
@@ -278,116 +276,95 @@ def alternating_marl(
     grid : int, optional
         Size of the table's histogram grid, which may exceed k; chosen by the number of its points
         if omitted.
-    objective : {"team", "selfish"}
+    objective : str
         What the local agents raise, see `l_learn`.
     restarts : int, optional
         How many starting policies are tried: hold, uniform, then the constants; all if omitted.
+        May be 0 where `starts` are given.
     rounds : int
         Largest number of exchanges from each start.
+    starts : mapping of str to Policy or array of shape (S_g, S_l, A_l), optional
+        Further local policies to start from, by name, tried first and beside `restarts`; a policy
+        learned for a neighbouring k is a good one.
+    polish : int
+        Passes of `polishing.polish` over the best pair.
     seed : int
         Of all deployed episodes.
     progress : callable, optional
         Told about each piece of work.
-
-    Returns
-    -------
-    Solution
-        The best deployed pair, with tuned memory and prior, and the history.
     """
-    for what, given in (("poll size", k), ("fleet size", n), ("rounds", rounds)):
-        if not isinstance(given, (int, np.integer)) or given < 1:
-            raise InputError(f"{what} {given} is not a whole number of at least 1")
-    if k > n:
-        raise InputError(f"poll size {k} exceeds fleet size {n}")
-    if not isinstance(seed, (int, np.integer)) or seed < 0:
-        raise InputError(f"seed {seed} is not a whole number of at least 0")
-    if restarts is not None and restarts < 1:
-        raise InputError(f"restarts {restarts} is not at least 1")
+    for what, given, least, most in (
+        ("rounds", rounds, 1, MAX_ROUNDS),
+        ("polish", polish, 0, MAX_ROUNDS),
+        ("restarts", 1 if restarts is None else restarts, 0 if starts else 1, MAX_ROUNDS),
+    ):
+        if not isinstance(given, (int, np.integer)) or not least <= given <= most:
+            raise InputError(f"{what} {given} is not a whole number from {least} to {most}")
     began = time.perf_counter()
+    deployment = Deployment(game, n, k, seed)
     size = default_grid(game, k) if grid is None else grid
     check_grid(size, game.n_local, game.n_global)
     small = min(size, default_grid(game, k, SCREEN_POINTS))
-    deployment = _Deployment(game, n, k, seed)
-    starts = list(starting_policies(game, small).items())[:restarts]
-    total = len(starts) * rounds + 2
-    done = 0
-    history: list[Round] = []
-    best: _Judged | None = None
-    best_start = ""
-    seen: set[bytes] = set()
-    law = initial_histograms(game, small)
-    tol = 1e-4 * float(np.ptp(game.r_l) + np.ptp(game.r_g) + 1e-300) / (1 - game.gamma)
+    given_starts = given_policies(game, starts)
+    own = dict(list(starting_policies(game, small).items())[:restarts])
+    if clash := sorted(given_starts.keys() & own.keys()):
+        raise InputError(f"start {clash[0]!r} has the name of a start of the loop's own")
+    chains = {**given_starts, **own}
+    entries = game.n_global * game.n_local * polish
+    total = len(chains) * rounds + 2 + entries
 
-    def report(text: str) -> None:
+    def report(done: int, text: str) -> None:
         if progress is not None:
             progress(done, total, text)
 
-    for position, (name, start) in enumerate(starts):
-        pi_l = start
-        value: FloatArray | None = None
-        for index in range(rounds):
-            clock = time.perf_counter()
-            answer = g_learn(game, pi_l, small, tol=tol, warm_start=value)
-            value = answer.value
-            key = answer.action.tobytes() + np.round(pi_l, 9).tobytes()
-            if key in seen:  # a pair met before: a fixed point, a cycle or another start's chain
-                break
-            seen.add(key)
-            judged = deployment.judge(deployment.dress(small, answer.action, pi_l), _LOOK)
-            accepted, judged, best = deployment.better(judged, best)
-            if accepted:
-                best, best_start = judged, name
-            scores = judged.scores
-            history.append(
-                Round(
-                    start=name,
-                    round=index,
-                    player="global" if index == 0 else "local",
-                    surrogate=float((law * value.T).sum()),
-                    memoryless=float(judged.memoryless.mean()),
-                    belief=float(judged.belief.mean()),
-                    stderr=float(scores.std(ddof=1) / math.sqrt(scores.size)),
-                    rollouts=2 * scores.size,
-                    accepted=accepted,
-                    seconds=time.perf_counter() - clock,
-                )
-            )
-            done = position * rounds + index + 1
-            report(f"{name}, round {index}: {float(scores.mean()):.2f}")
-            if index + 1 < rounds:
-                pi_l = l_learn(game, answer.action, pi_l, small, objective=objective)
-        done = (position + 1) * rounds
-    assert best is not None  # noqa: S101 - the first pair is always accepted
-
-    pi_l = best.policy.pi_l
-    table = g_learn(game, pi_l, size, tol=tol)
-    done += 1
-    report(f"table on grid {size}")
-    dressed = deployment.dress(size, table.action, pi_l)
-    tuned = deployment.tune(dressed, dressed.prior / _USUAL_PRIOR, _LOOK)
-    final = deployment.judge(tuned, 2 * _LOOK)
-    done = total
-    report("memory and prior tuned")
-    policy = Policy(
+    search = _Search(deployment, small, objective, rounds)
+    for position, (name, start) in enumerate(chains.items()):
+        search.run(name, start, report, position * rounds)
+    policy = _deploy(deployment, search.best["memory"].policy.pi_l, size)
+    if not np.array_equal(policy.pi_l, search.best["none"].policy.pi_l):
+        policy = _with_bare(deployment, policy, search.best["none"].policy.pi_l)
+    done = len(chains) * rounds + 1
+    report(done, f"table on grid {size}, prior and memory tuned")
+    polished = None
+    if polish:
+        polished = polish_policy(
+            game,
+            policy,
+            n=n,
+            k=k,
+            passes=polish,
+            seed=seed,
+            play="both" if policy.bare is None else "memory",
+            progress=lambda i, _total, text: report(done + i, text),
+        )
+        policy = polished.policy
+    final = deployment.judge(policy, _FINAL, fresh=True)
+    report(total, "deployed in fresh episodes")
+    provenance: dict[str, object] = {
+        "kind": "alternating-marl",
+        "k": int(k),
+        "n": int(n),
+        "objective": objective,
+        "restarts": len(own),
+        "rounds": int(rounds),
+        "seed": int(seed),
+        "start": search.winner["memory"],
+        "bare_start": None if policy.bare is None else search.winner["none"],
+        "pairs_judged": len(search.history),
+        "memoryless": float(final.memoryless.mean()),
+        "belief": float(final.belief.mean()),
+        "seconds": round(time.perf_counter() - began, 3),
+    }
+    if polished is not None:
+        provenance["polish_gain"] = polished.gain.mean if polished.confirmed else 0.0
+    learned = Policy(
         game,
         size,
-        tuned.action,
-        tuned.pi_l,
-        memory=tuned.memory,
-        prior=tuned.prior,
-        provenance={
-            "kind": "alternating-marl",
-            "k": int(k),
-            "n": int(n),
-            "objective": objective,
-            "restarts": len(starts),
-            "rounds": int(rounds),
-            "seed": int(seed),
-            "start": best_start,
-            "pairs_judged": len(history),
-            "memoryless": float(final.memoryless.mean()),
-            "belief": float(final.belief.mean()),
-            "seconds": round(time.perf_counter() - began, 3),
-        },
+        policy.action,
+        policy.pi_l,
+        memory=policy.memory,
+        prior=policy.prior,
+        provenance=provenance,
+        bare=policy.bare,
     )
-    return Solution(policy, tuple(history))
+    return Solution(learned, tuple(search.history), search.ends, polished)

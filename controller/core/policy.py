@@ -7,17 +7,22 @@ symbol  name         shape                 meaning
 K       grid         scalar                size of the histogram grid of the table
 pi_g    action       (S_g, M(K))           global action of each cell
 pi_l    pi_l         (S_g, S_l, A_l)       law of the local action
-m(s_g)  prior        (S_g, S_l)            pseudo-counts added before the look-up
+m(s_g)  prior        (S_g, S_l)            pseudo-counts that a bare poll is pulled to
 cap     memory       scalar or None        belief memory in agents, None: no memory
 ======  ===========  ====================  =======================================
 
-A poll is a noisy picture of the fleet, and the table was solved for players who see it clearly. So
-weights b are first pulled towards what is usual: prior m(s_g) is a number p of pseudo-agents spread
-as the fleet is on average while the global state is s_g, and the cell is that of
+A poll is a noisy picture of the fleet, and the table was solved for players who see it clearly. A
+bare poll c of m agents, with nothing remembered, is therefore pulled towards what is usual: prior
+m(s_g) is a number p of pseudo-agents spread as the fleet is on average while the global state is
+s_g, and the cell is that of
 
-    b + m(s_g) p / (p + |b|).
+    c + m(s_g) p / (p + m).
 
-Few polled agents are pulled far, a long memory hardly at all.
+A `Belief` with memory is looked up as it is: it started from the law of the game and has weighed
+all polls since, so that another pull only blurs it.
+
+Where polls are so small that play without memory wants other local agents than play with it, a
+policy carries a second pair for bare polls (`Policy.bare`).
 
 A policy travels as one `.npz` file: arrays plus a JSON header, never pickle. The header carries the
 SHA-256 of the content, so a damaged file is recognised. Needs numpy alone.
@@ -39,7 +44,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from kofn.controller.core.belief import Belief
+from kofn.controller.core.belief import Belief, starting_weights
 from kofn.controller.core.errors import InputError
 from kofn.controller.core.game import FloatArray, Game, InitialLaw, table
 from kofn.controller.core.grid import check_grid, project, rank
@@ -49,7 +54,9 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 FORMAT = "kofn-policy"
-VERSION = 1
+
+#: Version 2 adds the pair for bare polls; a file without one is written as version 1.
+VERSION = 2
 
 #: What reading a damaged or foreign file can raise inside numpy, zipfile and json.
 _DAMAGE = (
@@ -81,11 +88,13 @@ class Policy:
     pi_l : array of shape (S_g, S_l, A_l)
         Local policy, rows over A_l.
     memory : float, optional
-        Belief memory in agents (see `Belief`); None plays without memory.
+        Belief memory in agents, at least 1 (see `Belief`); None plays without memory.
     prior : array, shape (S_g, S_l), optional
-        Pseudo-counts that are added to the weights before the look-up; none by default.
+        Pseudo-counts that are added to a bare poll before the look-up; none by default.
     provenance : mapping, optional
         How the policy was made; JSON values. Not part of its identity.
+    bare : Policy, optional
+        Another pair for the same game, with which play without memory is better, see `in_play`.
     """
 
     def __init__(
@@ -98,6 +107,7 @@ class Policy:
         memory: float | None = None,
         prior: npt.ArrayLike | None = None,
         provenance: Mapping[str, object] | None = None,
+        bare: Policy | None = None,
     ) -> None:
         points = check_grid(grid, game.n_local, game.n_global)
         raw = np.asarray(action)
@@ -110,8 +120,8 @@ class Policy:
         if raw.min() < 0 or raw.max() >= game.n_global_actions:
             bad = int(raw.min() if raw.min() < 0 else raw.max())
             raise InputError(f"action {bad} is not one of the {game.n_global_actions} of the game")
-        if memory is not None and not (math.isfinite(memory) and memory > 0):
-            raise InputError(f"memory {memory} is not a positive number of agents")
+        if memory is not None:
+            _check_memory(memory)
         pseudo = (
             np.zeros((game.n_global, game.n_local)) if prior is None else table("prior", prior, 2)
         )
@@ -120,7 +130,12 @@ class Policy:
                 f"prior has shape {pseudo.shape} and minimum {pseudo.min():g}, but must be "
                 f"non-negative of shape {(game.n_global, game.n_local)}"
             )
+        if bare is not None:
+            bare.check_game(game)
+            if bare.bare is not None or bare.memory is not None:
+                raise InputError("the pair for bare polls has a memory or such a pair of its own")
         self.game = game
+        self.bare: Policy | None = bare
         self.prior: FloatArray = pseudo
         self.prior.setflags(write=False)
         self.grid = int(grid)
@@ -128,7 +143,7 @@ class Policy:
         self.action.setflags(write=False)
         self.pi_l: FloatArray = game.local_policy(pi_l)
         self.pi_l.setflags(write=False)
-        self.memory = None if memory is None else float(memory)
+        self.memory: float | None = None if memory is None else float(memory)
         self.provenance: dict[str, object] = dict(provenance or {})
 
     @classmethod
@@ -137,7 +152,7 @@ class Policy:
         action = np.zeros((game.n_global, check_grid(k, game.n_local, game.n_global)), np.int32)
         return cls(game, k, action, game.uniform_local_policy(), provenance={"kind": "uniform"})
 
-    def decide(self, s_g: int, weights: npt.ArrayLike) -> int:
+    def decide(self, s_g: int, weights: npt.ArrayLike, *, remembered: bool = False) -> int:
         """Return the global action for a global state and counts or pseudo-counts of any total.
 
         Parameters
@@ -146,16 +161,33 @@ class Policy:
             Global state.
         weights : array of shape (S_l,)
             Counts of a poll, or the weights of a `Belief`.
+        remembered : bool
+            Whether the weights hold more than one poll, see `remembers`; the prior is left out.
         """
         known = np.asarray(weights, dtype=np.float64)
-        prior = self.prior[s_g]
-        size = prior.sum()
-        informed = known + prior * (size / (size + known.sum())) if size > 0 else known
-        return int(self.action[s_g, rank(project(informed, self.grid))])
+        if not remembered:
+            prior = self.prior[s_g]
+            size = prior.sum()
+            if size > 0:
+                known = known + prior * (size / (size + known.sum()))
+        return int(self.action[s_g, rank(project(known, self.grid))])
+
+    def remembers(self, k: int, memory: float | str | None = "auto") -> bool:
+        """Return whether anything outlives a full poll of k; `memory` as in `memory_cap`."""
+        return self.memory_cap(k, memory) > k
+
+    def in_play(self, k: int, memory: float | str | None = "auto") -> Policy:
+        """Return the pair that is played: `bare`, if there is one, where nothing is remembered."""
+        return self if self.bare is None or self.remembers(k, memory) else self.bare
 
     def belief(self, k: int, memory: float | str | None = "auto") -> Belief:
-        """Return an empty belief for polls of size k; `memory` as in `memory_cap`."""
-        return Belief(self.game.marginals(self.pi_l)[0], self.memory_cap(k, memory))
+        """Return the belief before the first poll of size k; `memory` as in `memory_cap`."""
+        cap = self.memory_cap(k, memory)
+        game = self.game
+        start = starting_weights(game.initial, game.n_global, game.n_local)
+        if not self.remembers(k, memory):
+            start = np.zeros(game.n_local)
+        return Belief(game.marginals(self.pi_l)[0], cap, start)
 
     def memory_cap(self, k: int, memory: float | str | None = "auto") -> float:
         """Return the belief cap in agents for polls of size k.
@@ -165,18 +197,17 @@ class Policy:
         k : int
             Poll size.
         memory : "auto", "none" or number
-            The policy's own memory, none (the cap is k), or a cap.
+            The policy's own memory, none (the cap is k), or a number of agents, at least 1. A cap
+            below k, the size of one poll, means none.
         """
         chosen: float | str | None = self.memory if memory == "auto" else memory
         if chosen is None or chosen == "none":
             return float(k)
         try:
             cap = float(chosen)
-        except ValueError:
+        except (TypeError, ValueError):
             raise InputError(f"memory is {chosen!r}, not 'auto', 'none' or a number") from None
-        if not (math.isfinite(cap) and cap > 0):
-            raise InputError(f"memory {cap} is not a positive number of agents")
-        return max(cap, float(k))
+        return max(_check_memory(cap), float(k))
 
     def check_game(self, game: Game) -> None:
         """Raise InputError unless the policy was made for exactly this game."""
@@ -187,12 +218,14 @@ class Policy:
 
     @cached_property
     def sha256(self) -> str:
-        """Identity: a hash of the game, both policies, the grid and the memory."""
+        """Identity: a hash of the game, the pairs, their grids, priors and memory."""
         digest = hashlib.sha256(f"kofn-policy-1 {self.game.sha256}".encode())
         digest.update(repr((self.grid, self.memory)).encode())
         digest.update(self.action.astype("<i4").tobytes())
         digest.update(self.pi_l.astype("<f8").tobytes())
         digest.update(self.prior.astype("<f8").tobytes())
+        if self.bare is not None:
+            digest.update(self.bare.sha256.encode())
         return digest.hexdigest()
 
     def to_bytes(self) -> bytes:
@@ -201,7 +234,7 @@ class Policy:
         law_g, law_l = game.initial.resolve(game.n_global, game.n_local)
         header = {
             "format": FORMAT,
-            "version": VERSION,
+            "version": 1 if self.bare is None else VERSION,
             "sha256": self.sha256,
             "grid": self.grid,
             "memory": self.memory,
@@ -212,10 +245,8 @@ class Policy:
             "name": game.name,
             "provenance": self.provenance,
         }
-        encoded = json.dumps(header, sort_keys=True).encode()
         buffer = io.BytesIO()
         arrays: dict[str, Any] = {
-            "header": np.frombuffer(encoded, dtype=np.uint8),
             "action": self.action.astype(np.min_scalar_type(game.n_global_actions - 1)),
             "pi_l": self.pi_l,
             "prior": self.prior,
@@ -226,6 +257,12 @@ class Policy:
             "initial_s_g": law_g,
             "initial_s_l": law_l,
         }
+        if self.bare is not None:
+            header["bare_grid"] = self.bare.grid
+            arrays["bare_action"] = self.bare.action.astype(arrays["action"].dtype)
+            arrays["bare_pi_l"] = self.bare.pi_l
+            arrays["bare_prior"] = self.bare.prior
+        arrays["header"] = np.frombuffer(json.dumps(header, sort_keys=True).encode(), np.uint8)
         np.savez_compressed(buffer, **arrays)
         return buffer.getvalue()
 
@@ -241,9 +278,10 @@ class Policy:
             raise InputError(f"{source} is not a kofn policy, or is truncated or damaged") from None
         if foreign:
             raise InputError(f"{source} is not a kofn policy")
-        if header.get("version") != VERSION:
+        if header.get("version") not in range(1, VERSION + 1):
             raise InputError(
-                f"{source} has policy format version {header.get('version')}, not {VERSION}"
+                f"{source} has policy format version {header.get('version')}, "
+                f"but 1 to {VERSION} are known"
             )
         try:
             alpha = header["alpha"]
@@ -262,6 +300,15 @@ class Policy:
                 horizon=header["horizon"],
                 name=header["name"],
             )
+            bare = None
+            if "bare_grid" in header:
+                bare = cls(
+                    game,
+                    header["bare_grid"],
+                    arrays["bare_action"],
+                    arrays["bare_pi_l"],
+                    prior=arrays["bare_prior"],
+                )
             policy = cls(
                 game,
                 header["grid"],
@@ -270,6 +317,7 @@ class Policy:
                 memory=header["memory"],
                 prior=arrays["prior"],
                 provenance=header["provenance"],
+                bare=bare,
             )
             intact = policy.sha256 == header["sha256"]
         except _DAMAGE as error:
@@ -297,6 +345,12 @@ class Policy:
         except OSError as error:
             raise InputError(f"cannot read policy {path}: {error.strerror}") from None
         return cls.from_bytes(data, source=str(path))
+
+
+def _check_memory(memory: float) -> float:
+    if not (math.isfinite(memory) and memory >= 1):
+        raise InputError(f"memory {memory} is not a number of agents of at least 1")
+    return memory
 
 
 def _label(game: Game) -> str:

@@ -23,9 +23,11 @@ from __future__ import annotations
 import itertools
 import math
 from dataclasses import dataclass
+from statistics import NormalDist
 from typing import TYPE_CHECKING
 
 import numpy as np
+import numpy.typing as npt
 
 from kofn.controller.core import _rollout_kernels as kernels
 from kofn.controller.core._jit import parallel_map, thread_count
@@ -53,6 +55,10 @@ class Records:
         Global state and action.
     counts, sample : array of int, shape (rollouts, horizon, S_l)
         Agents in each local state, and those of them that were polled.
+    mode : array of int, shape (rollouts, horizon)
+        A most crowded local state, the lowest of equals.
+    mode_known : array of bool, shape (rollouts, horizon)
+        Whether the belief's largest state was a most crowded one.
     reward : array, shape (rollouts, horizon)
         Reward of the step, undiscounted.
     """
@@ -61,6 +67,8 @@ class Records:
     a_g: IntArray
     counts: IntArray
     sample: IntArray
+    mode: IntArray
+    mode_known: npt.NDArray[np.bool_]
     reward: FloatArray
 
 
@@ -99,6 +107,22 @@ class Rollouts:
         size = self.returns.size
         return float(self.returns.std(ddof=1) / math.sqrt(size)) if size > 1 else math.nan
 
+    def interval(self, level: float = 0.95) -> tuple[float, float]:
+        """Return a confidence interval of the expected return.
+
+        Parameters
+        ----------
+        level : float
+            Probability with which it covers the expectation, by the normal approximation; use
+            some hundred rollouts.
+        """
+        if not 0 < level < 1:
+            raise InputError(f"confidence level {level} is not between 0 and 1")
+        if self.returns.size < 2:
+            raise InputError("a confidence interval takes at least 2 rollouts, not 1")
+        margin = NormalDist().inv_cdf((1 + level) / 2) * self.stderr
+        return self.mean - margin, self.mean + margin
+
     @property
     def mode_accuracy(self) -> float:
         """Mean share of steps in which the belief knew a most crowded state."""
@@ -136,6 +160,7 @@ def rollout(
     seed: int = 0,
     memory: float | str | None = "auto",
     record: bool = False,
+    act_first: bool = False,
 ) -> Rollouts:
     """Play episodes of n agents, k of them polled in each step.
 
@@ -157,6 +182,9 @@ def rollout(
         The policy's own belief memory, none, or a cap in agents.
     record : bool
         Keep every step.
+    act_first : bool
+        For games with `local_sees="next"`: agents choose their actions by s_g(t), then move under
+        s_g(t+1), as in the episodes of the paper's released code.
     """
     k = _whole("poll size", k, 1, MAX_AGENTS)
     n = _whole("fleet size", n, 1, MAX_AGENTS)
@@ -168,6 +196,9 @@ def rollout(
         policy.check_game(game)
     if game.n_local > MAX_STATES:
         raise InputError(f"{game.n_local} local states exceed the limit of {MAX_STATES}")
+    if act_first and game.local_sees != "next":
+        raise InputError("agents act first in games with local_sees 'next' only: others always do")
+    policy = policy.in_play(k, memory)
     cap = policy.memory_cap(k, memory)
     law_g, law_l = game.initial.resolve(game.n_global, game.n_local)
     seed_bits = int(
@@ -181,6 +212,8 @@ def rollout(
         a_g=np.zeros(shape, dtype=np.int64),
         counts=np.zeros((*shape, game.n_local), dtype=np.int64),
         sample=np.zeros((*shape, game.n_local), dtype=np.int64),
+        mode=np.zeros(shape, dtype=np.int64),
+        mode_known=np.zeros(shape, dtype=np.bool_),
         reward=np.zeros(shape),
     )
     returns, hits = np.empty(rollouts), np.empty(rollouts)
@@ -189,7 +222,13 @@ def rollout(
     P_l, r_l = np.array(game.P_l), np.array(game.r_l)
     pi_l = np.array(policy.pi_l)
     marginal = policy.game.marginals(policy.pi_l)[0]
-    action, prior = np.array(policy.action), np.array(policy.prior)
+    if act_first:
+        pairs = np.einsum("sja,tjal->stjl", policy.pi_l, policy.game.P_l)
+        marginal = np.ascontiguousarray(pairs.reshape(-1, game.n_local, game.n_local))
+    squares = (marginal**2).sum(axis=-1)
+    first_belief = np.array(policy.belief(k, memory).weights)
+    action = np.array(policy.action)
+    prior = np.zeros_like(policy.prior) if policy.remembers(k, memory) else np.array(policy.prior)
     table = np.array(binomials(policy.grid, game.n_local))
 
     def play(bounds: tuple[int, int]) -> None:
@@ -204,6 +243,7 @@ def rollout(
             cap,
             game.gamma,
             game.local_sees == "next",
+            act_first,
             float(game.initial.alpha or 0.0),
             law_g,
             law_l,
@@ -213,6 +253,8 @@ def rollout(
             r_l,
             pi_l,
             marginal,
+            squares,
+            first_belief,
             prior,
             action,
             table,
@@ -223,6 +265,8 @@ def rollout(
             records.a_g,
             records.counts,
             records.sample,
+            records.mode,
+            records.mode_known,
             records.reward,
         )
 

@@ -111,7 +111,7 @@ def test_foreign_files_are_refused(tmp_path: Path) -> None:
         Policy.from_bytes(pickled.getvalue())
     header = np.frombuffer(json.dumps({"format": "kofn-policy", "version": 9}).encode(), np.uint8)
     np.savez(tmp_path / "d.npz", header=header)
-    with pytest.raises(InputError, match="format version 9, not 1"):
+    with pytest.raises(InputError, match="format version 9, but 1 to 2 are known"):
         Policy.load(tmp_path / "d.npz")
 
 
@@ -138,6 +138,7 @@ def test_a_policy_for_another_game_is_detected() -> None:
         ({"action": np.full((5, 70), -1)}, "action -1 is not"),
         ({"grid": 0}, "grid size 0"),
         ({"memory": -1.0}, "memory -1.0"),
+        ({"memory": 0.5}, "memory 0.5 is not a number of agents of at least 1"),
         ({"pi_l": np.ones((5, 5, 3))}, r"pi_l\[0, 0\] sums to 3"),
         ({"prior": -np.ones((5, 5))}, "prior has shape .* minimum -1"),
         ({"prior": np.ones((4, 5))}, r"prior has shape \(4, 5\)"),
@@ -171,6 +172,54 @@ def test_the_prior_pulls_a_small_poll_and_not_a_long_memory() -> None:
     assert policy.decide(0, [1, 0, 0, 0, 0]) == usual
     assert policy.decide(0, [30, 0, 0, 0, 0]) == seen
     assert policy.decide(1, [1, 0, 0, 0, 0]) == seen
+    assert policy.decide(0, [1, 0, 0, 0, 0], remembered=True) == seen
+
+
+def with_bare(policy: Policy) -> Policy:
+    bare = Policy(policy.game, 2, np.ones((5, 15), int), policy.game.uniform_local_policy())
+    return Policy(
+        policy.game,
+        policy.grid,
+        policy.action,
+        policy.pi_l,
+        memory=policy.memory,
+        prior=policy.prior,
+        bare=bare,
+    )
+
+
+def test_a_second_pair_is_played_where_nothing_is_remembered() -> None:
+    policy = with_bare(some_policy())
+    assert policy.bare is not None
+    assert policy.in_play(5) is policy
+    assert policy.in_play(5, "none") is policy.bare
+    assert policy.in_play(13) is policy.bare  # a poll larger than the memory
+    plain = some_policy()
+    assert plain.in_play(5, "none") is plain
+
+
+def test_a_second_pair_survives_the_file_and_is_part_of_the_identity() -> None:
+    policy = with_bare(some_policy())
+    again = Policy.from_bytes(policy.to_bytes())
+    assert again.bare is not None
+    assert policy.bare is not None
+    assert again.sha256 == policy.sha256 != some_policy().sha256
+    assert again.bare.sha256 == policy.bare.sha256
+    assert again.to_bytes() == policy.to_bytes()
+
+
+def test_a_policy_without_a_second_pair_is_written_as_version_1() -> None:
+    for policy, version in ((some_policy(), 1), (with_bare(some_policy()), 2)):
+        with np.load(io.BytesIO(policy.to_bytes())) as archive:
+            assert json.loads(archive["header"].tobytes())["version"] == version
+
+
+def test_a_second_pair_is_bare_itself_and_for_the_same_game() -> None:
+    policy = some_policy()
+    with pytest.raises(InputError, match="has a memory or such a pair of its own"):
+        Policy(policy.game, 4, policy.action, policy.pi_l, bare=policy)
+    with pytest.raises(InputError, match="made for game arena"):
+        Policy(policy.game, 4, policy.action, policy.pi_l, bare=Policy.uniform(arena(), 2))
 
 
 def test_memory_words_and_numbers() -> None:
@@ -180,6 +229,12 @@ def test_memory_words_and_numbers() -> None:
     assert policy.memory_cap(5, None) == 5
     assert policy.memory_cap(5, 3) == 5
     assert policy.memory_cap(5, "40") == 40
+    assert [policy.remembers(k) for k in (5, 12, 13)] == [True, True, False]
+    for bad in (0.999, 1e-300, 0, -3, "0.5", float("nan"), float("inf")):
+        with pytest.raises(InputError, match="is not a number of agents of at least 1"):
+            policy.memory_cap(5, bad)
+    with pytest.raises(InputError, match="not 'auto', 'none' or a number"):
+        policy.memory_cap(5, "much")
 
 
 def test_the_uniform_policy_draws_each_action_equally() -> None:

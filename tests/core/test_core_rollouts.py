@@ -9,6 +9,8 @@ import numba
 import numpy as np
 import numpy.typing as npt
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from kofn.controller.core import (
     Belief,
@@ -22,7 +24,7 @@ from kofn.controller.core import (
     load_game,
     rollout,
 )
-from kofn.controller.core.grid import grid_points
+from kofn.controller.core.grid import grid_points, rank
 
 if TYPE_CHECKING:
     from types import ModuleType
@@ -138,6 +140,31 @@ def test_counts_and_separate_agents_have_the_same_law(
     assert abs(counts.returns.std() / apart.std() - 1) < 0.1
 
 
+def test_agents_that_act_first_move_by_what_they_chose_before(random_game: RandomGame) -> None:
+    game = random_game(5, local_sees="next")
+    rng = np.random.default_rng(5)
+    action = rng.integers(0, 3, (3, 3)).astype(np.int32)
+    pi_l = rng.dirichlet(np.ones(2), (3, 3))
+    policy = Policy(game, 1, action, pi_l)
+    cell = rank(np.eye(3, dtype=np.int64))
+    value = np.zeros((3, 3))  # of one agent, backwards: (s_g, s_l)
+    for _ in range(6):
+        new = np.empty_like(value)
+        for s, j in np.ndindex(3, 3):
+            a_g = action[s, cell[j]]
+            ahead = np.einsum("a,t,tal,tl->", pi_l[s, j], game.P_g[s, a_g], game.P_l[:, j], value)
+            new[s, j] = game.r_g[s, a_g] + pi_l[s, j] @ game.r_l[s, j] + game.gamma * ahead
+        value = new
+    played = rollout(
+        game, policy, n=1, k=1, horizon=6, rollouts=40_000, memory="none", act_first=True
+    )
+    assert abs(played.mean - value.mean()) < 4.5 * played.stderr
+    anew = rollout(game, policy, n=1, k=1, horizon=6, rollouts=40_000, memory="none")
+    assert abs(anew.mean - value.mean()) > 4.5 * anew.stderr
+    with pytest.raises(InputError, match="act first"):
+        rollout(random_game(5), policy, n=1, k=1, act_first=True)
+
+
 def test_records_hold_what_the_law_allows() -> None:
     game = load_game("ring-current")
     r = rollout(game, Policy.uniform(game, 3), n=17, k=3, horizon=6, rollouts=50, record=True)
@@ -162,11 +189,15 @@ def test_the_plain_belief_repeats_the_decisions_of_the_rollouts(
     played = rollout(game, policy, n=30, k=k, horizon=12, rollouts=40, memory=memory, record=True)
     records = played.records
     assert records is not None
+    remembered = policy.remembers(k, memory)
     for r in range(40):
         belief = policy.belief(k, memory)
         for t in range(12):
             belief.update(records.sample[r, t])
-            assert policy.decide(records.s_g[r, t], belief.weights) == records.a_g[r, t]
+            chosen = policy.decide(records.s_g[r, t], belief.weights, remembered=remembered)
+            assert chosen == records.a_g[r, t]
+            known = records.counts[r, t, belief.weights.argmax()] == records.counts[r, t].max()
+            assert known == records.mode_known[r, t]
             if t + 1 < 12:
                 belief.predict(records.s_g[r, t + (local_sees == "next")])
 
@@ -174,10 +205,110 @@ def test_the_plain_belief_repeats_the_decisions_of_the_rollouts(
 def test_a_full_poll_without_memory_forgets_everything() -> None:
     belief = Belief(np.full((1, 2, 2), 0.5), cap=4)
     belief.update([1, 3])
+    assert belief.weights.tolist() == [1, 3]
     belief.predict(0)
     assert belief.weights.tolist() == [2, 2]
     belief.update([4, 0])
     assert belief.weights.tolist() == [4, 0]
+
+
+def dirichlet_spread(weights: npt.NDArray[np.float64]) -> float:
+    total = weights.sum()
+    mean = weights / total
+    return float((1 - mean @ mean) / (total + 1))
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.integers(0, 10**6), st.integers(2, 6))
+def test_a_prediction_has_the_exact_mean_and_total_variance(seed: int, states: int) -> None:
+    rng = np.random.default_rng(seed)
+    kernel = rng.dirichlet(np.full(states, 0.5), states)
+    belief = Belief(kernel[None], cap=1e9, start=rng.uniform(0.05, 5, states))
+    before = belief.weights
+    mean = before / before.sum()
+    covariance = (np.diag(mean) - np.outer(mean, mean)) / (before.sum() + 1)
+    belief.predict(0)
+    after = belief.weights
+    assert np.allclose(after / after.sum(), mean @ kernel)
+    assert dirichlet_spread(after) == pytest.approx(np.trace(kernel.T @ covariance @ kernel))
+    assert after.sum() >= before.sum() * (1 - 1e-12)
+
+
+def test_agents_who_stay_put_teach_nothing_and_those_who_mix_are_known() -> None:
+    still = Belief(np.eye(3)[None], cap=50, start=[1, 2, 3])
+    still.predict(0)
+    assert np.allclose(still.weights, [1, 2, 3])
+    mixing = Belief(np.full((1, 3, 3), 1 / 3), cap=50, start=[1, 2, 3])
+    mixing.predict(0)
+    assert np.allclose(mixing.weights, 50 / 3)
+
+
+def test_a_belief_never_claims_more_than_its_cap() -> None:
+    game = load_game("ring-current")
+    belief = Policy.uniform(game, 3).belief(2, 9)
+    rng = np.random.default_rng(0)
+    for _ in range(50):
+        belief.update(rng.multinomial(2, np.full(5, 0.2)))
+        assert belief.weights.sum() <= 9 + 1e-9
+        belief.predict(int(rng.integers(5)))
+        assert belief.weights.sum() <= 9 + 1e-9
+
+
+def test_a_belief_starts_from_the_law_of_the_game() -> None:
+    ring = Policy.uniform(load_game("ring-current"), 3)
+    assert ring.belief(2, 9).weights.tolist() == [0.3] * 5
+    assert ring.belief(2, "none").weights.tolist() == [0] * 5
+    game = load_game("arena")
+    sure = Game(
+        game.P_g, game.r_g, game.P_l, game.r_l, 0.9, initial=InitialLaw(s_l=[1, 0, 0, 0, 0])
+    )
+    start = Policy.uniform(sure, 3).belief(2, 9).weights
+    assert start.tolist() == [1.5, 0.25, 0.25, 0.25, 0.25]
+
+
+def test_a_belief_errs_about_as_much_as_it_claims() -> None:
+    game = load_game("ring-current")
+    policy = Policy.uniform(game, 3)
+    played = rollout(game, policy, n=10**6, k=1, rollouts=300, memory=200, record=True)
+    records = played.records
+    assert records is not None
+    misses = []
+    for r in range(300):
+        belief = policy.belief(1, 200)
+        for t in range(10):
+            belief.update(records.sample[r, t])
+            if t < 9:
+                belief.predict(records.s_g[r, t])
+        b = belief.weights
+        gap = ((b / b.sum() - records.counts[r, 9] / 10**6) ** 2).sum()
+        misses.append((gap, dirichlet_spread(b)))
+    real, claimed = np.mean(misses, axis=0)
+    # The error that the belief claims is about the one that it makes.
+    assert 0.6 * claimed < real < 1.2 * claimed
+
+
+def test_an_interval_covers_the_mean_and_narrows_with_the_level() -> None:
+    game = load_game("arena")
+    played = rollout(game, Policy.uniform(game, 3), n=20, k=3, rollouts=400)
+    low, high = played.interval()
+    assert high - played.mean == pytest.approx(1.96 * played.stderr, rel=1e-3)
+    assert low < played.mean < high
+    inner = played.interval(0.5)
+    assert low < inner[0] < inner[1] < high
+    with pytest.raises(InputError, match="confidence level 1 is not between 0 and 1"):
+        played.interval(1)
+    one = rollout(game, Policy.uniform(game, 3), n=20, k=3, rollouts=1)
+    with pytest.raises(InputError, match="takes at least 2 rollouts"):
+        one.interval()
+
+
+def test_records_tell_the_true_mode() -> None:
+    game = load_game("arena")
+    played = rollout(game, Policy.uniform(game, 3), n=20, k=3, rollouts=30, record=True)
+    records = played.records
+    assert records is not None
+    assert np.array_equal(records.mode, records.counts.argmax(axis=2))
+    assert np.allclose(records.mode_known.mean(axis=1), played.mode_accuracies)
 
 
 def test_missing_replies_leave_more_of_the_old_belief() -> None:
@@ -198,6 +329,7 @@ def test_missing_replies_leave_more_of_the_old_belief() -> None:
         (lambda: Belief(np.eye(2)[None], 0), "belief memory 0 is not positive"),
         (lambda: Belief(np.eye(2)[None], 3).update([1, 2, 3]), "counts have shape"),
         (lambda: Belief(np.eye(2)[None], 3).restore([-1, 2]), "non-negative"),
+        (lambda: Belief(np.eye(2)[None], 3, [1, 2, 3]), "non-negative"),
     ],
 )
 def test_beliefs_refuse_bad_input(call: Callable[[], object], message: str) -> None:
@@ -255,13 +387,15 @@ def test_an_endless_game_is_cut_where_the_tail_is_light(random_game: RandomGame)
         ({"seed": -1}, "seed is -1"),
         ({"memory": "some"}, "memory is 'some', not 'auto', 'none' or a number"),
         ({"memory": -2.0}, "memory -2.0"),
+        ({"memory": 1e-300}, "memory 1e-300 is not a number of agents of at least 1"),
+        ({"memory": "0.5"}, "memory 0.5 is not"),
     ],
 )
 def test_bad_input_is_refused(arguments: dict[str, object], message: str) -> None:
     game = load_game("arena")
-    settings: dict[str, object] = {"n": 20, "k": 5, "rollouts": 2, **arguments}
+    chosen: dict[str, object] = {"n": 20, "k": 5, "rollouts": 2, **arguments}
     with pytest.raises(InputError, match=message):
-        rollout(game, Policy.uniform(game, 5), **settings)  # type: ignore[arg-type]
+        rollout(game, Policy.uniform(game, 5), **chosen)  # type: ignore[arg-type]
 
 
 def test_a_policy_of_another_shape_is_refused(random_game: RandomGame) -> None:
@@ -307,6 +441,6 @@ def test_without_a_writable_cache_kernels_are_compiled_anew(
 )
 def test_what_is_no_number_is_refused_by_name(setting: dict[str, Any], sentence: str) -> None:
     game = load_game("arena")
-    given = {"n": 4, "k": 2, "rollouts": 1, **setting}
+    call = {"n": 4, "k": 2, "rollouts": 1, **setting}
     with pytest.raises(InputError, match=sentence):
-        rollout(game, Policy.uniform(game, 2), **given)
+        rollout(game, Policy.uniform(game, 2), **call)
