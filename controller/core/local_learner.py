@@ -17,7 +17,11 @@ rho(s_g, s_l) the joint stationary law of the global state and one agent,
 .. math:: P_{eff}(s'|s) = E_{c \sim Mult(k, \rho(\cdot|s))} P_g(s'|s, \pi_g(s, c)),
 
 and rho is stationary for P_eff and P^pi. Alternating selfish responses may lower everybody's
-reward; the team objective is there to avoid that.
+reward; the team objective is there to avoid that. The paper's released code averages the mean field
+over a uniform s_g instead and draws actions by exp(Q / tau), tau = max(0.3, range_a(Q) / 3); both
+are kept under the name "released".
+
+*chain*: the paper's k-chained MDP, solved exactly and projected to a shared policy (`chained`).
 
 ======  ===========  ====================  ==================================
 symbol  name         shape                 meaning
@@ -35,16 +39,25 @@ from typing import TYPE_CHECKING, Literal, get_args
 import numpy as np
 import numpy.typing as npt
 
+from kofn.controller.core.chained import chain_learn, check_chain, realised_value
 from kofn.controller.core.errors import InputError
-from kofn.controller.core.grid import all_counts, check_grid
-from kofn.controller.core.team import improve_team
+from kofn.controller.core.grid import all_counts
+from kofn.controller.core.team import check_action, check_positive, improve_team
 
 if TYPE_CHECKING:
     from kofn.controller.core.game import FloatArray, Game
 
-Objective = Literal["team", "selfish"]
+Objective = Literal["team", "selfish", "chain"]
+MeanField = Literal["stationary", "released"]
+Softmax = float | Literal["released"]
 
 _TIE = 1e-9
+
+#: Temperature of the released code: a third of the range of Q, but not below the floor.
+_RELEASED_SHARE, _RELEASED_FLOOR = 1 / 3, 0.3
+
+#: Steps for which the released code follows the mean field.
+_RELEASED_STEPS = 50
 
 
 def l_learn(
@@ -54,7 +67,8 @@ def l_learn(
     k: int,
     *,
     objective: Objective = "team",
-    softmax: float | None = None,
+    softmax: Softmax | None = None,
+    mean_field: MeanField = "stationary",
 ) -> FloatArray:
     """Return a better local policy against a fixed global one, shape (S_g, S_l, A_l).
 
@@ -67,34 +81,43 @@ def l_learn(
         The local policy to start from; for "selfish" it makes the mean field.
     k : int
         Agents in a histogram.
-    objective : {"team", "selfish"}
-        Whose reward is raised.
-    softmax : float, optional
+    objective : {"team", "selfish", "chain"}
+        Whose reward is raised; "chain" is the team's by way of the k-chained MDP, for toy sizes,
+        and returns `pi_l` itself where the projection of the chain's optimum realises less.
+    softmax : float or "released", optional
         Temperature of a selfish response that draws actions by exp(Q / temperature); greedy if
-        omitted, ties to the lowest action.
+        omitted, ties to the lowest action. "released" is max(0.3, range_a(Q) / 3) in each state.
+    mean_field : {"stationary", "released"}
+        The others, as a selfish agent sees them: the stationary law of the pair, or that of the
+        released code, which takes the global state as uniform.
     """
-    if objective not in get_args(Objective):
-        raise InputError(
-            f"unknown objective {objective!r}; known are {', '.join(get_args(Objective))}"
-        )
-    points = check_grid(k, game.n_local, game.n_global)
-    action = np.asarray(pi_g)
-    if action.shape != (game.n_global, points) or not np.issubdtype(action.dtype, np.integer):
-        raise InputError(
-            f"pi_g is {action.dtype} of shape {action.shape}, "
-            f"but k = {k} asks for whole numbers of shape {(game.n_global, points)}"
-        )
-    if action.min() < 0 or action.max() >= game.n_global_actions:
-        raise InputError(f"pi_g holds an action outside 0..{game.n_global_actions - 1}")
+    _check_known("objective", objective, get_args(Objective))
+    _check_known("mean field", mean_field, get_args(MeanField))
+    if objective == "chain":
+        check_chain(game, k)
+    action = check_action(game, pi_g, k)
     policy = game.local_policy(pi_l)
-    action = np.ascontiguousarray(action, dtype=np.int32)
     if objective == "selfish":
-        if softmax is not None and not softmax > 0:
-            raise InputError(f"softmax temperature {softmax} is not positive")
-        return selfish_response(game, effective_kernel(game, action, policy, k), softmax)
+        if softmax is not None and not (isinstance(softmax, str) and softmax == "released"):
+            check_positive("softmax temperature", softmax)
+        kernel = released_kernel if mean_field == "released" else effective_kernel
+        return selfish_response(game, kernel(game, action, policy, k), softmax)
     if softmax is not None:
         raise InputError("a softmax response needs objective 'selfish'")
+    if mean_field != "stationary":
+        raise InputError(f"mean field {mean_field!r} needs objective 'selfish'")
+    if objective == "chain":
+        solved = chain_learn(game, action, k)
+        kept = solved.realised < realised_value(game, action, policy, k)
+        return policy if kept else solved.pi_l
     return improve_team(game, action, policy, k)
+
+
+def _check_known(name: str, value: object, known: tuple[str, ...]) -> None:
+    if not isinstance(value, str):
+        raise InputError(f"{name} is a {type(value).__name__}, not one of {', '.join(known)}")
+    if value not in known:
+        raise InputError(f"unknown {name} {value!r}; known are {', '.join(known)}")
 
 
 def stationary(kernel: FloatArray) -> FloatArray:
@@ -126,19 +149,10 @@ def effective_kernel(
     the average of its cycle is returned.
     """
     P_pi, _ = game.marginals(pi_l)
-    counts = all_counts(k, game.n_local)
-    factorials = np.concatenate([[0.0], np.cumsum(np.log(np.arange(1, k + 1)))])
-    ways = factorials[k] - factorials[counts].sum(axis=1)
     mean_field = np.full((game.n_global, game.n_local), 1 / game.n_local)
     effective = np.full((game.n_global, game.n_global), 1 / game.n_global)
     for iteration in range(1, 201):
-        new = np.empty_like(effective)
-        for s in range(game.n_global):
-            with np.errstate(divide="ignore"):
-                logs = np.log(mean_field[s])
-            mass = np.exp(ways + np.where(counts > 0, counts * logs, 0.0).sum(axis=1))
-            chosen = np.bincount(action[s], weights=mass, minlength=game.n_global_actions)
-            new[s] = chosen @ game.P_g[s] / mass.sum()
+        new = _expected_kernel(game, action, mean_field, k)
         change = float(np.abs(new - effective).max())
         effective = effective + (new - effective) / min(iteration, 20) ** 0.7
         joint = stationary(joint_kernel(game, effective, P_pi)).reshape(mean_field.shape)
@@ -149,7 +163,41 @@ def effective_kernel(
     return effective
 
 
-def selfish_response(game: Game, effective: FloatArray, softmax: float | None = None) -> FloatArray:
+def released_kernel(
+    game: Game, action: npt.NDArray[np.int32], pi_l: FloatArray, k: int
+) -> FloatArray:
+    """Return P_eff, shape (S_g, S_g), at the mean field of the released code.
+
+    There the local law moves for 50 steps from uniform while s_g is uniform in each of them, and is
+    the same for every s_g. The code draws 200 histograms; here their expectation is exact.
+    """
+    P_pi, _ = game.marginals(pi_l)
+    law = np.full(game.n_local, 1 / game.n_local)
+    for _ in range(_RELEASED_STEPS):
+        law = law @ P_pi.mean(axis=0)
+    return _expected_kernel(game, action, np.tile(law, (game.n_global, 1)), k)
+
+
+def _expected_kernel(
+    game: Game, action: npt.NDArray[np.int32], mean_field: FloatArray, k: int
+) -> FloatArray:
+    """Return E_{c ~ Mult(k, mu(s))} P_g(.|s, pi_g(s, c)), shape (S_g, S_g)."""
+    counts = all_counts(k, game.n_local)
+    factorials = np.concatenate([[0.0], np.cumsum(np.log(np.arange(1, k + 1)))])
+    ways = factorials[k] - factorials[counts].sum(axis=1)
+    # The floor keeps 0 log 0 at 0; a positive count of an empty state still has no mass.
+    logs = np.log(np.maximum(mean_field, 1e-300))
+    kernel = np.empty((game.n_global, game.n_global))
+    for s in range(game.n_global):
+        mass = np.exp(ways + counts @ logs[s])
+        chosen = np.bincount(action[s], weights=mass, minlength=game.n_global_actions)
+        kernel[s] = chosen @ game.P_g[s] / mass.sum()
+    return kernel
+
+
+def selfish_response(
+    game: Game, effective: FloatArray, softmax: Softmax | None = None
+) -> FloatArray:
     """Return the best response of one agent to a global state that moves by P_eff.
 
     With `local_sees="current"` this is a Markov decision process on (s_g, s_l), solved exactly.
@@ -168,7 +216,13 @@ def selfish_response(game: Game, effective: FloatArray, softmax: float | None = 
         if done:
             break
     if softmax is not None:
-        weights = np.exp((q - q.max(axis=2, keepdims=True)) / softmax)
+        temperature: FloatArray | float = (
+            np.maximum(_RELEASED_FLOOR, _RELEASED_SHARE * np.ptp(q, axis=2, keepdims=True))
+            if isinstance(softmax, str)
+            else softmax
+        )
+        with np.errstate(over="ignore"):  # of a temperature next to nothing: exp(-inf) is right
+            weights = np.exp((q - q.max(axis=2, keepdims=True)) / temperature)
         response: FloatArray = weights / weights.sum(axis=2, keepdims=True)
         return response
     tied = q >= q.max(axis=2, keepdims=True) - _TIE * max(1.0, float(np.abs(q).max()))

@@ -8,13 +8,15 @@ operator had to fall back to sampling, so does the occupancy; it only decides wh
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
+from kofn.controller.core.errors import InputError
 from kofn.controller.core.global_learner import Surrogate
-from kofn.controller.core.grid import all_counts, rank
+from kofn.controller.core.grid import all_counts, check_grid, rank
 from kofn.controller.core.symmetric_power import SymmetricPower
 
 if TYPE_CHECKING:
@@ -24,6 +26,43 @@ if TYPE_CHECKING:
 _PRECISION = 1e-5
 
 _MAX_STEPS = 50
+
+
+def check_whole(name: str, value: object, low: int = 1) -> int:
+    """Return a whole number of at least `low`, or refuse it by name."""
+    if isinstance(value, bool) or not isinstance(value, (int, np.integer)):
+        shown = repr(value) if isinstance(value, (str, float)) else f"a {type(value).__name__}"
+        raise InputError(f"{name} is {shown}, not a whole number")
+    if value < low:
+        raise InputError(f"{name} {value} is not at least {low}")
+    return int(value)
+
+
+def check_positive(name: str, value: object) -> float:
+    """Return a positive finite number, or refuse it by name."""
+    if isinstance(value, bool) or not isinstance(value, (int, float, np.integer, np.floating)):
+        shown = repr(value) if isinstance(value, str) else f"a {type(value).__name__}"
+        raise InputError(f"{name} is {shown}, not a number")
+    if not (math.isfinite(value) and value > 0):
+        raise InputError(f"{name} {value} is not positive and finite")
+    return float(value)
+
+
+def check_action(game: Game, pi_g: npt.ArrayLike, k: int) -> npt.NDArray[np.int32]:
+    """Return a global table on the grid of k agents as a checked array, shape (S_g, M(k))."""
+    points = check_grid(check_whole("k", k), game.n_local, game.n_global)
+    try:
+        action = np.asarray(pi_g)
+    except ValueError:
+        raise InputError("pi_g is not a rectangular table of numbers") from None
+    if action.shape != (game.n_global, points) or not np.issubdtype(action.dtype, np.integer):
+        raise InputError(
+            f"pi_g is {action.dtype} of shape {action.shape}, "
+            f"but k = {k} asks for whole numbers of shape {(game.n_global, points)}"
+        )
+    if action.min() < 0 or action.max() >= game.n_global_actions:
+        raise InputError(f"pi_g holds an action outside 0..{game.n_global_actions - 1}")
+    return np.ascontiguousarray(action, dtype=np.int32)
 
 
 def initial_histograms(game: Game, k: int) -> FloatArray:

@@ -2,11 +2,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from kofn.controller.core import Game, InitialLaw, InputError, g_learn, l_learn, load_game
 from kofn.controller.core.global_learner import Surrogate
@@ -15,6 +18,7 @@ from kofn.controller.core.local_learner import (
     effective_kernel,
     joint_kernel,
     own_value,
+    released_kernel,
     stationary,
 )
 from kofn.controller.core.team import evaluate, gradient, initial_histograms, occupancy
@@ -75,6 +79,20 @@ def test_the_team_step_never_lowers_the_value(
         value = team_value(game, action, pi, 4)
         assert value >= answered - 1e-8
         assert np.allclose(pi.sum(axis=2), 1)
+
+
+@pytest.mark.parametrize(("seed", "k"), [(1, 4), (2, 2), (6, 2), (11, 4)])
+@pytest.mark.parametrize("local_sees", ["current", "next"])
+def test_a_step_that_goes_too_far_is_taken_back(
+    random_game: RandomGame, local_sees: LocalSees, seed: int, k: int
+) -> None:
+    # Against a dispatcher that calls at random, all promising switches at once often lose.
+    game = random_game(seed, S_l=2, gamma=0.9, local_sees=local_sees)
+    game = replace(game, r_l=0.2 * game.r_l, r_g=5 * game.r_g)
+    action = np.random.default_rng(seed).integers(3, size=(3, k + 1)).astype(np.int32)
+    pi = some_policy(game, seed + 1)
+    before = team_value(game, action, pi, k)
+    assert team_value(game, action, l_learn(game, action, pi, k), k) >= before - 1e-8
 
 
 def test_the_team_step_reaches_a_policy_that_no_single_switch_improves() -> None:
@@ -190,9 +208,14 @@ def test_a_hot_softmax_answer_is_uniform_and_a_cold_one_greedy(random_game: Rand
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"objective": "greedy"}, "unknown objective 'greedy'; known are team, selfish"),
+        ({"objective": "greedy"}, "unknown objective 'greedy'; known are team, selfish, chain"),
+        ({"objective": 3}, "objective is a int, not one of team, selfish, chain"),
         ({"softmax": 1.0}, "softmax response needs objective 'selfish'"),
         ({"objective": "selfish", "softmax": 0.0}, "temperature 0.0 is not positive"),
+        ({"objective": "selfish", "softmax": np.inf}, "temperature inf is not positive and finite"),
+        ({"objective": "selfish", "softmax": "cold"}, "temperature is 'cold', not a number"),
+        ({"objective": "selfish", "mean_field": "x"}, "unknown mean field 'x'; known are stat"),
+        ({"mean_field": "released"}, "mean field 'released' needs objective 'selfish'"),
     ],
 )
 def test_bad_settings_are_refused(
@@ -202,6 +225,60 @@ def test_bad_settings_are_refused(
     action = np.zeros((3, 10), dtype=int)
     with pytest.raises(InputError, match=message):
         l_learn(game, action, game.uniform_local_policy(), 3, **arguments)  # type: ignore[arg-type]
+
+
+def test_an_empty_state_of_the_mean_field_is_no_trouble() -> None:
+    # Everybody ends up in state 0, so that log 0 stands in the law of the poll.
+    P_l = np.zeros((1, 3, 2, 3))
+    P_l[..., 0] = 1
+    P_g = np.ones((1, 2, 1))
+    game = Game(P_g, np.zeros((1, 2)), P_l, np.arange(6.0).reshape(1, 3, 2), 0.5)
+    action = np.zeros((1, 10), dtype=np.int32)
+    for kernel in (effective_kernel, released_kernel):
+        assert np.allclose(kernel(game, action, game.uniform_local_policy(), 3), 1)
+
+
+@given(data=st.data())
+@settings(max_examples=150, deadline=None)
+def test_whatever_is_passed_the_answer_is_a_policy_or_a_sentence(data: st.DataObject) -> None:
+    junk = st.one_of(
+        st.none(),
+        st.booleans(),
+        st.integers(-2, 3),
+        st.floats(width=16),
+        st.text(max_size=3),
+        st.lists(st.integers(0, 1), max_size=3),
+        st.just([[0, 1], [0]]),
+        st.just(np.zeros((2, 2), dtype=np.int64)),
+        st.just(np.full((2, 2, 2), np.nan)),
+        st.just("released"),
+    )
+    rng = np.random.default_rng(0)
+    game = Game(
+        rng.dirichlet(np.ones(2), (2, 2)),
+        rng.random((2, 2)),
+        rng.dirichlet(np.ones(2), (2, 2, 2)),
+        rng.random((2, 2, 2)),
+        0.5,
+    )
+    good: dict[str, object] = {
+        "pi_g": np.zeros((2, 2), int),
+        "pi_l": game.uniform_local_policy(),
+        "k": 1,
+        "objective": data.draw(st.sampled_from(["team", "selfish", "chain"])),
+        "softmax": None,
+        "mean_field": "stationary",
+    }
+    bad = data.draw(st.sampled_from(sorted(good)))
+    try:
+        answer = l_learn(game, **{**good, bad: data.draw(junk)})
+    except InputError as error:
+        sentence = str(error)
+    else:
+        assert np.allclose(answer.sum(axis=2), 1)
+        sentence = "this is a policy"
+    assert len(sentence) > 10
+    assert "\n" not in sentence
 
 
 def test_a_table_of_the_wrong_grid_or_range_is_refused(random_game: RandomGame) -> None:
