@@ -39,42 +39,22 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from kofn.controller.core.budget import global_ladder, play_for, team_ladder
 from kofn.controller.core.errors import InputError
 from kofn.controller.core.global_learner import Surrogate
-from kofn.controller.core.grid import grid_points
 from kofn.controller.core.policy import Policy
-from kofn.controller.core.rollouts import Rollouts, resolve_horizon, rollout
-from kofn.controller.core.team_bound import team_bound, team_bytes, team_work
-from kofn.controller.core.upper_bounds import (
-    MAX_BYTES,
-    Bound,
-    NoBoundError,
-    global_bound,
-    global_bytes,
-)
+from kofn.controller.core.rollouts import resolve_horizon
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from kofn.controller.core.game import Game
+    from kofn.controller.core.rollouts import Rollouts
+    from kofn.controller.core.upper_bounds import Bound
 
 #: Standard errors of a 95 % interval.
-_NORMAL_95 = 1.959964
+NORMAL_95 = 1.959964
 
 #: Shares of the budget: rollouts of the policy, of its deviation, and the two bounds.
 _SHARE_VALUE, _SHARE_DEVIATION, _SHARE_GLOBAL = 0.1, 0.05, 0.15
-
-#: Episodes: those that measure the speed, and the fewest and the most that make a mean.
-_PROBE, _FEWEST, _MOST = 50, 200, 20_000
-
-#: Sizes that show how a bound falls; the last one is then as large as the budget allows.
-_LADDER = (1, 2, 3, 4, 5, 6, 8, 10, 12, 15, 20, 25, 30, 40, 50, 60, 80, 100)
-
-#: A size of the ladder is tried while it takes this share of what is left, the last one this much.
-_STEP, _LAST = 0.1, 0.85
-
-#: How often a largest size is looked for in what is left of the time.
-_ATTEMPTS = 3
 
 #: Accuracy of endless games, relative to the largest return that rewards allow.
 _PRECISION = 1e-5
@@ -182,58 +162,31 @@ def certify(
         Of the rollouts.
     """
     began = time.perf_counter()
-    if not (isinstance(budget_s, (int, float)) and math.isfinite(budget_s) and budget_s > 0):
-        raise InputError(f"budget of {budget_s} s is not a positive time")
+    check_budget(budget_s)
     if not isinstance(n, (int, np.integer)) or n < 1:
         raise InputError(f"fleet size {n} is not a whole number of at least 1")
     poll = poll_size(policy, n) if k is None else k
+    policy = policy.in_play(poll)
     endless = horizon is None and game.horizon is None
     cut = resolve_horizon(game, horizon)
     steps = None if endless else cut
 
-    def returns(played: Policy, polled: int, share: float) -> Rollouts:
-        def play(rollouts: int) -> Rollouts:
-            return rollout(
-                game, played, n=n, k=polled, horizon=cut, rollouts=rollouts, seed=seed
-            )  # fmt: skip
-
-        play(1)  # compiles
-        clock = time.perf_counter()
-        play(_PROBE)
-        each = (time.perf_counter() - clock) / _PROBE
-        return play(max(_FEWEST, min(_MOST, int(share * budget_s / each))))
-
-    own = returns(policy, poll, _SHARE_VALUE)
-    value, value_ci = _interval(game, own, endless)
-    tol = _PRECISION * _largest_reward(game) / (1 - game.gamma)
-
-    def solve_global(size: int, deadline: float, start: Bound | None) -> Bound:
-        return global_bound(
-            game, policy.pi_l, size, horizon=steps, tol=tol, deadline=deadline, start=start
-        )
-
-    def solve_team(size: int, deadline: float, start: Bound | None) -> Bound:
-        return team_bound(game, size, horizon=steps, tol=tol, deadline=deadline, start=start)
-
-    dispatcher = climb(
-        solve_global,
-        lambda size: size * grid_points(size, game.n_local),
-        lambda size: global_bytes(game, size) <= MAX_BYTES,
-        n,
-        _SHARE_GLOBAL * budget_s,
+    own = play_for(_SHARE_VALUE * budget_s, game, policy, n=n, k=poll, horizon=cut, seed=seed)
+    value, value_ci = interval(game, own, endless)
+    tol = precision(game)
+    dispatcher = global_ladder(
+        game, policy.pi_l, n, _SHARE_GLOBAL * budget_s, horizon=steps, tol=tol
     )
     # Before the long part, so that it can have all the time that is left.
     deviation = _informed_dispatcher(game, policy, dispatcher[-1])
-    lower, lower_ci = _interval(game, returns(deviation, n, _SHARE_DEVIATION), endless)
+    informed = play_for(
+        _SHARE_DEVIATION * budget_s, game, deviation, n=n, k=n, horizon=cut, seed=seed
+    )
+    lower, lower_ci = interval(game, informed, endless)
     if lower < value:
         lower, lower_ci = value, value_ci
-    team = climb(
-        solve_team,
-        lambda size: team_work(size, game.n_local),
-        lambda size: team_bytes(game, size) <= MAX_BYTES,
-        n,
-        budget_s - (time.perf_counter() - began),
-    )
+    left = budget_s - (time.perf_counter() - began)
+    team = team_ladder(game, n, left, horizon=steps, tol=tol)
     upper_team = min(bound.upper for bound in team)
     upper_global = min(upper_team, *(bound.upper for bound in dispatcher))
     return Certificate(
@@ -259,6 +212,12 @@ def certify(
     )
 
 
+def check_budget(budget_s: float) -> None:
+    """Refuse a budget that is no positive time."""
+    if not (isinstance(budget_s, (int, float)) and math.isfinite(budget_s) and budget_s > 0):
+        raise InputError(f"budget of {budget_s} s is not a positive time")
+
+
 def poll_size(policy: Policy, n: int) -> int:
     """Return the poll size that a policy was made for, or else its grid, at most n."""
     made_for = policy.provenance.get("k")
@@ -273,61 +232,15 @@ def relative_gap(upper: float, value: float) -> float:
     return gap / abs(value) if value != 0 else math.inf
 
 
-def climb(
-    solve: Callable[[int, float, Bound | None], Bound],
-    work: Callable[[int], float],
-    fits: Callable[[int], bool],
-    n: int,
-    seconds: float,
-) -> list[Bound]:
-    """Return bounds of growing size, the last one as large as time, memory and n allow.
-
-    Parameters
-    ----------
-    solve : callable
-        Takes size, deadline and the bound before; raises NoBoundError where there is none.
-    work : callable
-        Time of a size up to a factor, which is measured.
-    fits : callable
-        Whether a size fits in memory; size 1 must.
-    n : int
-        Largest size that is valid.
-    seconds : float
-        Time to stay within.
-    """
-    solve(1, math.inf, None)  # compiles
-    began = time.perf_counter()
-    bounds = [solve(1, math.inf, None)]
-    # Small sizes are slower for their work than large ones, so this errs on the safe side.
-    rate = bounds[0].seconds / work(1)
-    for size in _LADDER[1:]:
-        left = began + seconds - time.perf_counter()
-        if size > n or not fits(size) or rate * work(size) > _STEP * left:
-            break
-        try:
-            bounds.append(solve(size, began + seconds, bounds[-1]))
-        except NoBoundError:
-            return bounds
-        rate = bounds[-1].seconds / work(size)
-    for _ in range(_ATTEMPTS):
-        left = began + seconds - time.perf_counter()
-        size = bounds[-1].K
-        while size < n and fits(size + 1) and rate * work(size + 1) <= _LAST * left:
-            size += 1
-        if size == bounds[-1].K:
-            break
-        try:
-            bounds.append(solve(size, time.perf_counter() + left, bounds[-1]))
-            rate = bounds[-1].seconds / work(size)
-        except NoBoundError:
-            rate *= 2  # the machine is slower than it was
-    return bounds
-
-
 def _informed_dispatcher(game: Game, policy: Policy, bound: Bound) -> Policy:
     """Return the policy with a table that is greedy for the value of a bound."""
     surrogate = Surrogate(game, policy.pi_l, bound.K)
     return Policy(game, bound.K, surrogate.sweep(bound.values)[1], policy.pi_l)
+
+
+def precision(game: Game) -> float:
+    """Return the accuracy to which bounds on endless games are solved."""
+    return _PRECISION * _largest_reward(game) / (1 - game.gamma)
 
 
 def _largest_reward(game: Game) -> float:
@@ -335,14 +248,19 @@ def _largest_reward(game: Game) -> float:
     return float(np.abs(game.r_g).max() + np.abs(game.r_l).max())
 
 
-def _interval(game: Game, played: Rollouts, endless: bool) -> tuple[float, tuple[float, float]]:
+def tail_range(game: Game, horizon: int, endless: bool) -> tuple[float, float]:
+    """Return the least and the most that an endless game leaves to earn after `horizon` steps."""
+    if not endless:
+        return 0.0, 0.0
+    weight = game.gamma**horizon / (1 - game.gamma)
+    low = weight * float(game.r_g.min() + game.r_l.min())
+    return low, weight * float(game.r_g.max() + game.r_l.max())
+
+
+def interval(game: Game, played: Rollouts, endless: bool) -> tuple[float, tuple[float, float]]:
     """Return a mean return and its 95 % interval, with all that the cut tail might be."""
-    low = high = 0.0
-    if endless:
-        weight = game.gamma**played.horizon / (1 - game.gamma)
-        low = weight * float(game.r_g.min() + game.r_l.min())
-        high = weight * float(game.r_g.max() + game.r_l.max())
-    error = _NORMAL_95 * played.stderr
+    low, high = tail_range(game, played.horizon, endless)
+    error = NORMAL_95 * played.stderr
     mean = played.mean
     return mean + (low + high) / 2, (mean - error + low, mean + error + high)
 

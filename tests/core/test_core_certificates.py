@@ -26,7 +26,8 @@ from kofn.controller.core import (
     load_game,
 )
 from kofn.controller.core._rotation import find_rotation
-from kofn.controller.core.certificates import climb, relative_gap
+from kofn.controller.core.budget import climb
+from kofn.controller.core.certificates import relative_gap
 from kofn.controller.core.grid import all_counts, histogram_rank
 from kofn.controller.core.team import initial_histograms
 from kofn.controller.core.team_bound import Team, team_bound
@@ -411,7 +412,7 @@ def test_a_certificate_holds_the_deployed_value_between_its_bounds(name: str) ->
     assert (result.n, result.k, result.horizon) == (1000, 5, 50)
     low, high = result.value_ci
     assert low < result.value < high
-    assert high < result.upper_global < result.upper_team
+    assert high < result.upper_global <= result.upper_team
     assert result.value <= result.lower_global
     assert result.lower_global_ci[0] < result.upper_global
     assert result.global_gap_ci[0] < result.global_gap_relative < result.global_gap_ci[1]
@@ -446,6 +447,18 @@ def test_the_cut_tail_of_an_endless_game_widens_the_interval(random_game: Random
         assert width == pytest.approx(other + tail * spread)
     assert result.value > endless.value - other
     assert result.value_ci[0] <= result.upper_global
+
+
+def test_bounds_are_those_of_the_local_policy_that_is_played() -> None:
+    game = load_game("ring-current")
+    pi = np.zeros(game.r_l.shape)
+    pi[..., 1] = 1.0
+    bare, full = (Policy(game, 1, np.zeros((5, 5), int), p) for p in (pi, some_policy(game)))
+    both = Policy(game, 1, full.action, full.pi_l, memory=6.0, bare=bare)
+    remembering, forgetting = (certify(game, both, n=50, k=k, budget_s=0.5) for k in (3, 8))
+    for result, pair in ((remembering, full), (forgetting, bare)):
+        first = next(bound for bound in result.bounds if bound.kind == "global")
+        assert first.upper == global_bound(game, pair.pi_l, 1, horizon=50).upper
 
 
 def test_a_longer_budget_never_loosens_the_bounds() -> None:
