@@ -9,7 +9,14 @@ from typing import Annotated
 
 import typer
 
-from kofn.launch import verbs_core, verbs_fleet, verbs_run
+from kofn.launch import (
+    verbs_ca,
+    verbs_controller,
+    verbs_core,
+    verbs_fleet,
+    verbs_measure,
+    verbs_run,
+)
 
 app = typer.Typer(
     name="kofn",
@@ -43,11 +50,14 @@ for verb in (
     verbs_core.train,
     verbs_core.evaluate,
     verbs_core.certify,
+    verbs_measure.sweep,
+    verbs_measure.bench,
     verbs_fleet.up,
-    verbs_fleet.controller,
+    verbs_controller.controller,
     verbs_fleet.swarm,
     verbs_fleet.robot,
     verbs_run.replay,
     verbs_run.plot,
 ):
     app.command()(verb)
+app.add_typer(verbs_ca.app)

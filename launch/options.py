@@ -15,6 +15,23 @@ Seed = Annotated[int, typer.Option(min=0, max=MAX_SEED, help="Seed of everything
 Runs = Annotated[Path, typer.Option("--out", help="Folder in which the run folder is made.")]
 Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Log what happens on stderr.")]
 
+GameArgument = Annotated[
+    str, typer.Argument(metavar="GAME", help="A preset, a .toml file, or module:factory.")
+]
+FleetSize = Annotated[int, typer.Option("--n", help="Fleet size.")]
+Horizon = Annotated[int | None, typer.Option(help="Steps; default: the game's.")]
+Grid = Annotated[
+    int | None, typer.Option(help="Agents in a histogram of the action table; default: chosen.")
+]
+ObjectiveOption = Annotated[
+    str, typer.Option("--objective", help="How local agents answer: team, selfish or chain.")
+]
+Restarts = Annotated[int | None, typer.Option(help="Starts to try; default: all.")]
+Rounds = Annotated[int | None, typer.Option(help="Most alternations from one start.")]
+Polish = Annotated[
+    int, typer.Option(help="Passes of entry-wise search over the best local policy.")
+]
+
 Fleet = Annotated[str, typer.Option(help="Name of the fleet, a level of every topic.")]
 BrokerUrl = Annotated[str, typer.Option("--broker", help="Broker as mqtt://host:port.")]
 Credentials = Annotated[

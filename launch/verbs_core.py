@@ -15,39 +15,36 @@ PolicyArgument = Annotated[Path, typer.Argument(help="A policy file.")]
 
 
 def train(
-    game: Annotated[str, typer.Argument(help="A preset, a .toml file, or module:factory.")],
+    game: options.GameArgument,
     k: Annotated[int, typer.Option("--k", help="Agents polled per step.")] = 10,
-    grid: Annotated[
-        int | None, typer.Option(help="Agents in a histogram of the action table; default: chosen.")
+    grid: options.Grid = None,
+    n: options.FleetSize = 1000,
+    objective: options.ObjectiveOption = "team",
+    restarts: options.Restarts = None,
+    rounds: options.Rounds = None,
+    polish: options.Polish = 0,
+    start: Annotated[
+        list[Path] | None,
+        typer.Option(help="Policy file to start from too, as of a neighbouring k; repeatable."),
     ] = None,
-    n: Annotated[int, typer.Option("--n", help="Fleet size.")] = 1000,
-    objective: Annotated[
-        str, typer.Option(help="What local agents maximise: team or selfish.")
-    ] = "team",
-    restarts: Annotated[int | None, typer.Option(help="Starts to try; default: all.")] = None,
-    rounds: Annotated[int | None, typer.Option(help="Most alternations from one start.")] = None,
     seed: options.Seed = 0,
     out: Annotated[Path, typer.Option(help="Policy file to write.")] = Path("policy.npz"),
     json: options.Json = False,
 ) -> None:
     """Learn a policy for a game by ALTERNATING-MARL."""
-    from kofn.controller.core import load_game
+    from kofn.controller.core import Policy, load_game
+    from kofn.launch.training import Learning
     from kofn.launch.training import train as train_game
 
     if not out.parent.is_dir():
         raise InputError(f"--out {out}: there is no folder {out.parent}")
+    learning = Learning(
+        grid=grid, objective=objective, restarts=restarts, rounds=rounds, polish=polish
+    )
     started = time.monotonic()
     loaded = load_game(game)
-    solution = train_game(
-        loaded,
-        k=k,
-        n=n,
-        grid=grid,
-        objective=objective,
-        restarts=restarts,
-        rounds=rounds,
-        seed=seed,
-    )
+    starts = {str(path): Policy.load(path) for path in start or ()}
+    solution = train_game(loaded, k=k, n=n, learning=learning, starts=starts, seed=seed)
     solution.policy.save(out)
     took_s = time.monotonic() - started
     learned = solution.policy.provenance
@@ -62,6 +59,7 @@ def train(
         "start": learned["start"],
         "mean_memoryless": learned["memoryless"],
         "mean_belief": learned["belief"],
+        "polish_gain": learned.get("polish_gain"),
         "pairs_judged": len(solution.history),
         "seconds": round(took_s, 2),
     }
@@ -75,11 +73,11 @@ def train(
 
 def certify(
     policy: PolicyArgument,
-    n: Annotated[int, typer.Option("--n", help="Fleet size.")] = 1000,
+    n: options.FleetSize = 1000,
     k: Annotated[
         int | None, typer.Option("--k", help="Agents polled; default: as learned.")
     ] = None,
-    horizon: Annotated[int | None, typer.Option(help="Steps; default: the game's.")] = None,
+    horizon: options.Horizon = None,
     budget: Annotated[float, typer.Option(help="Seconds to spend, about.")] = 30.0,
     seed: options.Seed = 0,
     json: options.Json = False,
@@ -106,44 +104,81 @@ def certify(
 
 def evaluate(
     policy: PolicyArgument,
-    n: Annotated[int, typer.Option("--n", help="Fleet size.")] = 1000,
+    n: options.FleetSize = 1000,
     k: Annotated[int, typer.Option("--k", help="Agents polled per step.")] = 10,
-    memory: Annotated[str, typer.Option(help="auto, none, or a cap in agents.")] = "auto",
+    memory: Annotated[
+        str, typer.Option(help="auto, none, a cap in agents, or tune to find the best.")
+    ] = "auto",
     rollouts: Annotated[int, typer.Option(help="Episodes.")] = 2000,
-    horizon: Annotated[int | None, typer.Option(help="Steps; default: the game's.")] = None,
+    horizon: options.Horizon = None,
+    exact: Annotated[
+        bool,
+        typer.Option(
+            "--exact", help="Enumerate a small fleet instead of playing; with --memory none."
+        ),
+    ] = False,
     seed: options.Seed = 0,
     json: options.Json = False,
 ) -> None:
     """Play a policy in its game and report the deployed return."""
     from kofn.controller.core import Policy, rollout
+    from kofn.controller.core.tuning import tune_memory
+    from kofn.launch.sweep_results import interval
 
     loaded = Policy.load(policy)
-    played = rollout(
-        loaded.game,
-        loaded,
-        n=n,
-        k=k,
-        horizon=horizon,
-        rollouts=rollouts,
-        seed=seed,
-        memory=memory,
-    )
-    result = {
-        "mean": played.mean,
-        "stderr": played.stderr,
-        "mode_accuracy": played.mode_accuracy,
-        "rollouts": rollouts,
-        "n": n,
-        "k": k,
-        "memory": played.memory,
-        "horizon": played.horizon,
-        "game": loaded.game.name,
-    }
-    low, high = played.mean - 1.96 * played.stderr, played.mean + 1.96 * played.stderr
-    lines = [
-        f"{loaded.game.name}, n={n}, k={k}, memory {memory}, {rollouts} episodes of "
-        f"{played.horizon} steps",
-        f"mean return {played.mean:.2f} (95 %: {low:.2f} to {high:.2f}), "
-        f"largest group known in {100 * played.mode_accuracy:.0f} % of steps",
-    ]
+    if exact and memory != "none":
+        raise InputError(f"--exact with --memory {memory}: only --memory none can be enumerated")
+    if memory == "tune":
+        loaded = tune_memory(loaded.game, loaded, n=n, k=k, seed=seed)
+        memory = "auto" if loaded.memory is not None else "none"
+    head = f"{loaded.game.name}, n={n}, k={k}, memory {memory}, "
+    about: dict[str, object] = {"n": n, "k": k, "game": loaded.game.name}
+    if exact:
+        from kofn.controller.core.exact_evaluation import enumerate_fleet
+
+        played_pair = loaded.in_play(k, memory)
+        found = enumerate_fleet(loaded.game, played_pair, n=n, k=k, horizon=horizon, memory=memory)
+        ci = found.value - found.error, found.value + found.error
+        result = {
+            "mean": found.value,
+            "stderr": 0.0,
+            "ci": ci,
+            "mode_accuracy": None,
+            "rollouts": 0,
+            **about,
+            "memory": float(k),
+            "horizon": horizon or loaded.game.horizon,
+            "states": found.states,
+        }
+        lines = [
+            f"{head}{found.states} states enumerated",
+            f"expected return {found.value:.6f}, to {found.error:.1g}",
+        ]
+    else:
+        played = rollout(
+            loaded.game,
+            loaded,
+            n=n,
+            k=k,
+            horizon=horizon,
+            rollouts=rollouts,
+            seed=seed,
+            memory=memory,
+        )
+        ci = interval(played.mean, played.stderr)
+        result = {
+            "mean": played.mean,
+            "stderr": played.stderr,
+            "ci": ci,
+            "mode_accuracy": played.mode_accuracy,
+            "rollouts": rollouts,
+            **about,
+            "memory": played.memory,
+            "horizon": played.horizon,
+        }
+        lines = [
+            f"{head}{rollouts} episodes of {played.horizon} steps",
+            f"mean return {played.mean:.2f} (95 %: {ci[0]:.2f} to {ci[1]:.2f}), "
+            f"largest group known in {100 * played.mode_accuracy:.0f} % of steps",
+        ]
     emit(result, lines, as_json=json)

@@ -1,0 +1,93 @@
+# SPDX-License-Identifier: MIT
+"""`kofn sweep` and `kofn bench`: tables and figures of many runs."""
+
+import re
+from pathlib import Path
+from typing import Annotated, Any
+
+import msgspec
+import typer
+
+from kofn.launch import options
+from kofn.launch.output import emit
+
+
+def sweep(
+    game: options.GameArgument,
+    ks: Annotated[str, typer.Option("--ks", help="Poll sizes, as 1,5,10.")] = "1,5,10,20,30,50",
+    n: options.FleetSize = 1000,
+    rollouts: Annotated[int, typer.Option(help="Episodes of each mean.")] = 5000,
+    horizon: options.Horizon = None,
+    grid: options.Grid = None,
+    objective: options.ObjectiveOption = "team",
+    restarts: options.Restarts = None,
+    rounds: options.Rounds = None,
+    polish: options.Polish = 0,
+    engine: Annotated[
+        str, typer.Option(help="local, or ray: one task per k (RAY_ADDRESS names a cluster).")
+    ] = "local",
+    fresh: Annotated[
+        bool, typer.Option("--fresh", help="Compute anew what the folder already holds.")
+    ] = False,
+    seed: options.Seed = 0,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder for results; default: runs/sweep-GAME.")
+    ] = None,
+    json: options.Json = False,
+) -> None:
+    """Learn and play for each of several poll sizes; write a table and figures.
+
+    A sweep that was broken off goes on where it was when the command is given again.
+    """
+    from kofn.controller.core import load_game
+    from kofn.launch import sweep_figures, sweep_results, sweeping
+    from kofn.launch.training import Learning
+
+    loaded = load_game(game)
+    learning = Learning(
+        grid=grid, objective=objective, restarts=restarts, rounds=rounds, polish=polish
+    )
+    settings = sweeping.settings_of(
+        loaded, n=n, horizon=horizon, rollouts=rollouts, seed=seed, learning=learning
+    )
+    wanted = sweeping.parse_ks(ks, n)
+    sweep_figures.check_installed()
+    name = re.sub(r"[^\w.-]+", "-", settings.game)
+    folder = out or Path("runs") / f"sweep-{name}"
+    done = sweeping.sweep(loaded, wanted, settings, folder, engine_name=engine, fresh=fresh)
+    figures = sweep_figures.draw(done, folder)
+    rows: list[dict[str, Any]] = [msgspec.to_builtins(row) for row in done.rows]
+    for row in rows:
+        for mode in ("memoryless", "belief"):
+            del row[mode]["episode"]  # long; results.json has it
+        row["published"] = done.published.get(row["k"])
+    result = {
+        "out": str(folder),
+        "settings": msgspec.to_builtins(settings),
+        "figures": [str(path) for path in figures],
+        "rows": rows,
+    }
+    files = ", ".join(
+        [sweep_results.RESULTS, sweep_results.TABLE, *(path.name for path in figures)]
+    )
+    lines = [*sweep_results.markdown(done).splitlines(), f"{folder}: {files}"]
+    emit(result, lines, as_json=json)
+
+
+def bench(
+    suite: Annotated[str, typer.Argument(help="What to measure: core, or bias.")],
+    quick: Annotated[bool, typer.Option("--quick", help="Small sizes only.")] = False,
+    json: options.Json = False,
+) -> None:
+    """Measure speed (core), or what missing answers do to an estimate (bias)."""
+    from kofn.launch import benching
+
+    if suite == "bias":
+        scores = benching.bias(steps=benching.BIAS_STEPS_QUICK if quick else benching.BIAS_STEPS)
+        result = {"suite": suite, "rows": [score._asdict() for score in scores]}
+        emit(result, benching.bias_table(scores), as_json=json)
+        return
+    rows = benching.run(suite, quick=quick)
+    machine = benching.machine()
+    result = {"suite": suite, "machine": machine, "rows": msgspec.to_builtins(rows)}
+    emit(result, [machine, *benching.table(rows)], as_json=json)
