@@ -10,10 +10,9 @@ mass of the zone in which answers are lost. The true mass is 0.2.
 
 import argparse
 import json
-import logging
 import time
 
-from kofn.controller.bias_study import BELIEF_STRATEGIES, COLUMNS, STRATEGIES, study
+from kofn.launch.benching import bias, bias_table
 
 
 def main() -> None:
@@ -23,20 +22,12 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args()
-    logging.disable(logging.WARNING)  # each run says that loss depends on the zone
     began = time.perf_counter()
-    scores = study(steps=arguments.steps, seed=arguments.seed)
+    scores = bias(steps=arguments.steps, seed=arguments.seed)
     if arguments.json:
         print(json.dumps([score._asdict() for score in scores]))
         return
-    cells = {(score.strategy, score.column): score for score in scores}
-    print("| strategy |", " | ".join(f"{c.name}: n={c.n} k={c.k}" for c in COLUMNS), "|")
-    print("|---" * (len(COLUMNS) + 1) + "|")
-    for strategy in STRATEGIES + BELIEF_STRATEGIES:
-        row = [cells[strategy.name, column.name] for column in COLUMNS]
-        print(
-            f"| {strategy.name} |", " | ".join(f"{s.error:.3f} / {s.bias:+.3f}" for s in row), "|"
-        )
+    print("\n".join(bias_table(scores)))
     print(f"\n{arguments.steps} steps a cell, {time.perf_counter() - began:.0f} s")
 
 

@@ -14,7 +14,10 @@ import numpy.typing as npt
 from kofn.controller.config import ControllerConfig
 from kofn.controller.core.errors import RunError
 from kofn.controller.intake import Intake, Record
+from kofn.controller.link.allow_list import AllowList
+from kofn.controller.link.audit import AuditLog
 from kofn.controller.link.clock import Clock
+from kofn.controller.link.limits import HostGate, Limits
 from kofn.controller.link.messages import Cmd, Ctl, Pace, Presence, Step, encode
 from kofn.controller.link.policies import pack_policy, spaces_of
 from kofn.controller.link.topics import Topics
@@ -26,6 +29,21 @@ log = logging.getLogger(__name__)
 
 CLIENT_ID = "controller"
 COMMAND_TTL_MS = 10_000
+ROWS_PER_REPLY = 500
+"""A host answers one poll in messages of at most so many rows."""
+
+
+def host_limits(k: int) -> Limits:
+    """How much one host may say when k robots are polled per step.
+
+    All robots of a poll may be of one host, and two waves make two polls: an honest host answers a
+    step in at most 2 ceil(k / 500) messages. Four times that, because a connection that stood
+    still delivers the answers to many steps at once. A host announces itself twice per connection
+    and says goodbye once, so 40 at once and 3 a second let it reconnect every second.
+    """
+    return Limits(
+        replies_per_step=8 * -(-k // ROWS_PER_REPLY), messages_per_s=3.0, burst=40, overflows=200
+    )
 
 
 class Late(NamedTuple):
@@ -53,6 +71,8 @@ class FleetLink:
         Fleet seconds.
     record
         Where messages are kept.
+    allow_list
+        Which host may speak for which robots; None lets all speak.
     """
 
     def __init__(
@@ -64,14 +84,26 @@ class FleetLink:
         transport: Transport,
         clock: Clock,
         record: Record,
+        allow_list: AllowList | None = None,
     ) -> None:
         n_targets, n_zones, n_actions = pi_l.shape
         self.policy_digest, self._policy_payload = pack_policy(pi_l)
-        self.roster = RosterBook(spaces_of(n_zones, n_targets, n_actions), self.policy_digest)
+        self.roster = RosterBook(
+            spaces_of(n_zones, n_targets, n_actions), self.policy_digest, allow_list
+        )
         self._config = config
         self._epoch = epoch
         self._boot = secrets.token_hex(8)
-        self._intake = Intake(config.fleet, epoch, self._boot, self.roster, record)
+        self._intake = Intake(
+            config.fleet,
+            epoch,
+            self._boot,
+            self.roster,
+            record,
+            gate=HostGate(clock, host_limits(config.k)),
+            audit=AuditLog(clock),
+            allow_list=allow_list,
+        )
         self._connection = 0
         self._pace: Pace = "lockstep"
         self._topics = Topics(config.fleet)
@@ -107,6 +139,7 @@ class FleetLink:
     @property
     def frame(self) -> Frame:
         """Robots that may be polled now; whoever may not is told so."""
+        self._intake.release()
         frame = self.roster.frame
         for host, why in self.roster.take_refusals():
             self._refuse(host, why)
@@ -132,7 +165,8 @@ class FleetLink:
 
     def send_step(self, step: Step) -> None:
         """Publish a step and begin to wait for the lockstep hosts of the frame."""
-        self._step, self._intake.step_t = step, step.t
+        self._step = step
+        self._intake.begin_step(step.t)
         self._intake.awaiting = set(self.frame.lockstep_hosts)
         self._record.write("step", step)
         self._record.flush()  # who resumes this run must know that the robots have moved
@@ -169,6 +203,11 @@ class FleetLink:
         refused: dict[str, int] = dict(self._intake.refused.items())
         self._intake.refused.clear()
         return refused
+
+    @property
+    def quarantines(self) -> int:
+        """How often a host was put into quarantine."""
+        return self._intake.quarantines
 
     def take_late(self) -> list[Late]:
         """Return and clear the zones that came too late, by step."""

@@ -2,8 +2,10 @@
 """What the fleet says: every message parsed, recorded, and handed on, or refused and counted.
 
 Parsing goes from cheap to dear and has no effect before its end: topic, retain flag, host name,
-size and types, ownership, freshness. Answers go to their poll round, presence to the roster, `done`
-takes a host off the list of those that are awaited. A halt, or a newer controller, ends the run.
+allow-list, how much this host may say, size and types, ownership, freshness. Answers go to their
+poll round, presence to the roster, `done` takes a host off the list of those that are awaited. A
+halt, or a newer controller, ends the run. A host that floods or contradicts itself is out of the
+frame, and nothing from it counts, until its quarantine is over.
 """
 
 import logging
@@ -11,6 +13,9 @@ from collections import Counter, deque
 from typing import Protocol
 
 from kofn.controller.core.errors import InputError, RunError
+from kofn.controller.link.allow_list import AllowList
+from kofn.controller.link.audit import AuditLog, one_line
+from kofn.controller.link.limits import HostGate
 from kofn.controller.link.messages import (
     Ack,
     Conn,
@@ -25,7 +30,7 @@ from kofn.controller.link.messages import (
 )
 from kofn.controller.link.topics import NAME_PATTERN, Topics
 from kofn.controller.link.transport import Inbound
-from kofn.controller.poll_round import PollRound, RoundKey, Tally
+from kofn.controller.poll_round import PollRound, RoundKey
 from kofn.controller.roster import RosterBook
 
 log = logging.getLogger(__name__)
@@ -34,6 +39,7 @@ ROUNDS_KEPT = 8
 """Late answers to so many past rounds are told from forged ones."""
 
 _RETAINED_KINDS = frozenset({"conn", "roster", "halt", "ctl"})
+_HOST_KINDS = frozenset({"rep", "done", "conn", "roster", "ack", "evt"})
 _NAMELESS_KINDS = frozenset({"halt", "ctl"})
 
 
@@ -62,10 +68,25 @@ class Intake:
         Fed with presence.
     record
         Where messages are kept.
+    gate
+        How much one host may say.
+    audit
+        Which refusals become a line in the log.
+    allow_list
+        Nobody else is listened to; None: everybody is.
     """
 
     def __init__(
-        self, fleet: str, epoch: int, boot: str, roster: RosterBook, record: Record
+        self,
+        fleet: str,
+        epoch: int,
+        boot: str,
+        roster: RosterBook,
+        record: Record,
+        *,
+        gate: HostGate,
+        audit: AuditLog,
+        allow_list: AllowList | None = None,
     ) -> None:
         self.roster = roster
         self.rounds: deque[PollRound] = deque(maxlen=ROUNDS_KEPT)
@@ -74,15 +95,34 @@ class Intake:
         """Lockstep hosts that have not announced the end of the present step."""
         self.step_t: int | None = None
         """The present step."""
-        self.refused: Tally = Counter()
+        self.refused: Counter[str] = Counter()
         """Rows and messages that did not become an answer, by kind."""
+        self.quarantines = 0
+        """How often a host was put into quarantine."""
         self._fleet = fleet
         self._epoch = epoch
         self._boot = boot
         self._topics = Topics(fleet)
         self._record = record
         self._announced = False
-        self._complained: set[tuple[str, str]] = set()
+        self._gate = gate
+        self._audit = audit
+        self._allow_list = allow_list
+        self._isolated: set[str] = set()
+
+    def begin_step(self, t: int) -> None:
+        """Note that step t goes out now: each host may answer it."""
+        self.step_t = t
+        self._gate.new_step()
+        for line in self._audit.overdue():
+            log.warning("%s", line)
+
+    def release(self) -> None:
+        """Bring back hosts whose quarantine is over."""
+        for host in [host for host in self._isolated if not self._gate.is_quarantined(host)]:
+            self._isolated.discard(host)
+            self.roster.heard(host)
+            log.info("host released host=%s", host)
 
     def take(self, inbound: Inbound) -> None:
         """Parse, record and hand on one message.
@@ -97,15 +137,42 @@ class Intake:
             return  # an empty payload means "unknown", not "offline"
         kind, host = address
         if inbound.retained and kind not in _RETAINED_KINDS:
-            self._complain(host, f"retained {kind}")
+            self._complain("retained", host, kind)
             return
-        if kind not in _NAMELESS_KINDS and not NAME_PATTERN.fullmatch(host):
-            self._complain(host[:64], f"{kind} under a bad host name")
+        if kind in _HOST_KINDS:
+            if not NAME_PATTERN.fullmatch(host):
+                self._complain("host_name", host, kind)
+                return
+            if not self._may_speak(host, kind):
+                return
+        elif kind not in _NAMELESS_KINDS:
             return
         try:
             self._dispatch(kind, host, inbound)
         except InputError as error:
-            self._complain(host, f"{kind}: {error}")
+            self._complain("malformed", host, f"{kind}: {error}")
+
+    def _may_speak(self, host: str, kind: str) -> bool:
+        """Whether a message of this host is looked into at all."""
+        if self._allow_list is not None and host not in self._allow_list.hosts:
+            verdict = "unlisted"
+        else:
+            verdict = self._gate.admit(host, kind)
+            if verdict == "ok":
+                return True
+        self.refused[verdict] += 1
+        self._note(verdict, host, kind)
+        self._isolate()
+        return False
+
+    def _isolate(self) -> None:
+        """Take hosts that were put into quarantine out of the frame."""
+        for host, why in self._gate.take_quarantined():
+            self.quarantines += 1
+            self._isolated.add(host)
+            self.roster.drop(host, f"in quarantine, {why}")
+            self.awaiting.discard(host)
+            log.warning("host quarantined host=%s reason=%s", host, why)
 
     def _dispatch(self, kind: str, host: str, inbound: Inbound) -> None:
         payload = inbound.payload
@@ -124,7 +191,8 @@ class Intake:
         elif kind == "evt":
             event = decode(Event, payload)
             self._record.write("event", event, host)
-            log.info("event host=%s code=%s n=%d text=%s", host, event.code, event.n, event.text)
+            text = one_line(event.text)
+            log.info("event host=%s code=%s n=%d text=%s", host, event.code, event.n, text)
         elif kind == "ack":
             self._record.write("ack", decode(Ack, payload), host)
         elif kind == "halt":
@@ -142,7 +210,9 @@ class Intake:
         tally = asked.accept(host, reply, at_s)
         self.refused.update(tally)
         if tally["conflict"]:
-            self._warn(host, "two zones for one robot and step")
+            self._note("conflict", host, "two zones for one robot and step")
+            self._gate.conflict(host)
+            self._isolate()
 
     def _on_done(self, host: str, done: Done) -> None:
         self._record.write("done", done, host)
@@ -180,14 +250,13 @@ class Intake:
                 self._epoch,
             )
 
-    def _complain(self, host: str, what: str) -> None:
-        """Count a malformed message."""
+    def _complain(self, reason: str, host: str, what: str) -> None:
+        """Count a message that is none of ours."""
         self.refused["malformed"] += 1
-        self._warn(host, what)
+        self._note(reason, host, what)
 
-    def _warn(self, host: str, what: str) -> None:
-        """Log the first refusal of each host and kind."""
-        key = (host, what.partition(":")[0])
-        if key not in self._complained and len(self._complained) < 1000:
-            self._complained.add(key)
-            log.warning("message refused host=%s reason=%s", host, what)
+    def _note(self, reason: str, host: str, what: str) -> None:
+        """Log a refusal, at most once a minute and reason."""
+        line = self._audit.note(reason, host, what)
+        if line is not None:
+            log.warning("%s", line)

@@ -24,6 +24,7 @@ from kofn.controller.core.policy import Policy
 from kofn.controller.dispatch import FIRST_ACTION, Dispatcher
 from kofn.controller.estimate import Estimator
 from kofn.controller.fleet_link import FleetLink
+from kofn.controller.link.allow_list import AllowList
 from kofn.controller.link.clock import Clock
 from kofn.controller.link.transport import Transport
 from kofn.controller.playing import Player
@@ -60,11 +61,14 @@ class ControlLoop:
     resume_from
         Continue a run that was cut off (`resume.read_checkpoint`), into a new folder. `config` and
         `policy` must be those of that run (`resume.read_settings`).
+    allow_list
+        Which host may speak for which robots; None lets each speak for whom it names first.
 
     Raises
     ------
     InputError
-        The policy cannot steer a live fleet, or the run cannot be continued with these settings.
+        The policy cannot steer a live fleet, the run cannot be continued with these settings, or
+        the allow-list is another fleet's.
     """
 
     _link: FleetLink
@@ -83,9 +87,13 @@ class ControlLoop:
         should_stop: Callable[[], bool] | None = None,
         nonce: Callable[[], str] = lambda: secrets.token_hex(8),
         resume_from: Checkpoint | None = None,
+        allow_list: AllowList | None = None,
     ) -> None:
         if resume_from is not None:
-            _check_resume(resume_from, config, policy, epoch)
+            check_resume(resume_from, config, policy, epoch)
+        if allow_list is not None:
+            check_allow_list(allow_list, config)
+        self._allow_list = allow_list
         self._config = config
         self._policy = policy
         self._transport = transport
@@ -160,6 +168,7 @@ class ControlLoop:
             transport=self._transport,
             clock=self._clock,
             record=self._recorder,
+            allow_list=self._allow_list,
         )
 
     def _steps(self) -> Iterator[Decision]:
@@ -215,10 +224,10 @@ class ControlLoop:
 
     def _summary(self, wall_s: float, *, completed: bool, error: str) -> Summary:
         config, totals, watch = self._config, self._totals, self._estimator.watch
-        p50_ms, p99_ms = totals.latency_ms([50, 99])
-        refused = totals.refused
+        refused, quarantined_hosts = totals.refused, 0
         if hasattr(self, "_link"):
             refused.update(self._link.take_refused())  # rows after the last decision
+            quarantined_hosts = self._link.quarantines
         return Summary(
             name=config.name,
             fleet=config.fleet,
@@ -247,8 +256,8 @@ class ControlLoop:
             small_frame_steps=totals.small_frame_steps,
             skipped_ticks=totals.skipped_ticks,
             dropped_hosts=totals.dropped_hosts,
-            poll_p50_ms=p50_ms,
-            poll_p99_ms=p99_ms,
+            poll_p50_ms=totals.latency_ms(50),
+            poll_p99_ms=totals.latency_ms(99),
             wall_s=wall_s,
             error=error,
             first_step=self._first_step,
@@ -265,13 +274,25 @@ class ControlLoop:
             answer_asked=watch.asked,
             loss_p_value=watch.p_value,
             loss_depends_on_state=watch.alarm,
+            unlisted=refused["unlisted"],
+            overflow=refused["overflow"],
+            quarantined=refused["quarantined"],
+            quarantined_hosts=quarantined_hosts,
         )
 
 
-def _check_resume(
+def check_allow_list(allow_list: AllowList, config: ControllerConfig) -> None:
+    """Raise `InputError` when this fleet cannot be the one that the allow-list describes."""
+    if allow_list.fleet != config.fleet:
+        raise InputError(
+            f"the allow-list is that of fleet {allow_list.fleet!r}, not of {config.fleet!r}"
+        )
+
+
+def check_resume(
     checkpoint: Checkpoint, config: ControllerConfig, policy: Policy, epoch: int
 ) -> None:
-    """Refuse to continue a run as another one."""
+    """Raise `InputError` when a run would be continued as another one."""
     run = checkpoint.run
     if policy.sha256 != checkpoint.policy_sha256:
         raise InputError(

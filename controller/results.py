@@ -11,6 +11,8 @@ from collections.abc import Sequence
 import msgspec
 import numpy as np
 
+from kofn.controller.histogram import LogHistogram
+
 REFUSED = (
     "late",
     "duplicate",
@@ -20,8 +22,12 @@ REFUSED = (
     "stale",
     "unavailable",
     "malformed",
+    "unlisted",
+    "overflow",
+    "quarantined",
 )
-"""Kinds of rows that did not become an answer; fields of `Decision` and `Summary`."""
+"""Kinds of rows, and (from `malformed` on) of messages, that did not become an answer; fields of
+`Decision` and `Summary`."""
 
 LATE_KEPT = 10_000
 
@@ -49,8 +55,10 @@ class Decision(msgspec.Struct, frozen=True, kw_only=True):
         Too few answers: u is the last one.
     latency_ms
         Wall milliseconds from the first poll to the close of the round.
-    late .. malformed
-        Refused or unusable rows since the previous decision, by kind.
+    late .. quarantined
+        Refused or unusable rows and messages since the previous decision, by kind: `unlisted` are
+        of hosts that the allow-list does not have, `overflow` above what one host may send,
+        `quarantined` of hosts that have done so for too long or have contradicted themselves.
     skipped_ticks
         Real time: ticks of the grid that were overrun before this step.
     asked_instead
@@ -88,6 +96,9 @@ class Decision(msgspec.Struct, frozen=True, kw_only=True):
     stale: int = 0
     unavailable: int = 0
     malformed: int = 0
+    unlisted: int = 0
+    overflow: int = 0
+    quarantined: int = 0
     skipped_ticks: int = 0
     asked_instead: list[str] = []
     surplus: int = 0
@@ -138,6 +149,8 @@ class Summary(msgspec.Struct, frozen=True, kw_only=True):
     `loss_p_value` that of the test that it is the same in all zones, over the whole run;
     `loss_depends_on_state` tells whether the alarm was raised. `late_p50_ms` and `late_max_ms` are
     wall milliseconds by which late zones missed the end of their round.
+    `poll_p50_ms` and `poll_p99_ms` are right to 1 %. `quarantined_hosts` counts how often a host
+    was put into quarantine.
     """
 
     name: str
@@ -185,6 +198,10 @@ class Summary(msgspec.Struct, frozen=True, kw_only=True):
     answer_asked: list[int] = []
     loss_p_value: float | None = None
     loss_depends_on_state: bool = False
+    unlisted: int = 0
+    overflow: int = 0
+    quarantined: int = 0
+    quarantined_hosts: int = 0
 
 
 class Totals:
@@ -208,7 +225,7 @@ class Totals:
         self.degraded_steps = 0
         self._late_ms: deque[float] = deque(maxlen=LATE_KEPT)
         self.refused: Counter[str] = Counter()
-        self._latencies_ms: list[float] = []
+        self._latencies_ms = LogHistogram()
 
     def add(self, decision: Decision, k: int) -> None:
         """Add one step of a run with poll size `k`."""
@@ -227,7 +244,7 @@ class Totals:
         self.small_frame_steps += len(decision.asked) < k
         self.skipped_ticks += decision.skipped_ticks
         self.refused.update({kind: getattr(decision, kind) for kind in REFUSED})
-        self._latencies_ms.append(decision.latency_ms)
+        self._latencies_ms.add(decision.latency_ms)
 
     def add_late(self, late_ms: Sequence[float]) -> None:
         """Add by how much zones came too late."""
@@ -237,8 +254,6 @@ class Totals:
         """Percentile of the lateness of late zones (the last ones, if many); 0 without any."""
         return float(np.percentile(list(self._late_ms), percentile)) if self._late_ms else 0.0
 
-    def latency_ms(self, percentiles: Sequence[float]) -> list[float]:
-        """Percentiles of the poll latency; 0 while there is none."""
-        if not self._latencies_ms:
-            return [0.0 for _ in percentiles]
-        return [float(value) for value in np.percentile(self._latencies_ms, percentiles)]
+    def latency_ms(self, percent: float) -> float:
+        """Percentile of the poll latency, within 1 %; 0 while there is none."""
+        return self._latencies_ms.percentile(percent)

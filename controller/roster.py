@@ -8,16 +8,18 @@ answers with a `Frame`. A host's robots are in the frame when
    connection) equals that of the last ONLINE, because a will may overtake the next birth;
 2. its roster is of the same boot, speaks a common protocol version and has our spaces (S, G, A);
 3. no robot of it belongs to a host that announced the same id before;
-4. it holds the current policy;
-5. it has not been dropped for silence.
+4. where there is an allow-list, all its robots are its own there;
+5. it holds the current policy;
+6. it has not been dropped, for silence or by quarantine.
 
-Whoever fails 2 or 3 is refused, once per boot and reason.
+Whoever fails 2, 3 or 4 is refused, once per boot and reason.
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
+from kofn.controller.link.allow_list import AllowList
 from kofn.controller.link.messages import Conn, Pace, Roster, robot_ids
 from kofn.controller.link.policies import Spaces
 
@@ -68,9 +70,12 @@ class _Host:
     boot: str = ""
     connection: int = 0
     online: bool = False
-    dropped: bool = False
+    dropped: str = ""
+    """Why it is out of the frame in spite of all; empty when it is not."""
     roster: Roster | None = None
     robots: tuple[str, ...] = ()
+    objection: str = ""
+    """What the allow-list has against its robots."""
 
     @property
     def announced(self) -> Roster | None:
@@ -89,11 +94,14 @@ class RosterBook:
         Hashes of the spaces that the policy is made for.
     policy
         Hex SHA-256 of the local policy that robots must hold.
+    allow_list
+        Which host may speak for which robots; None lets all speak for whom they name first.
     """
 
-    def __init__(self, spaces: Spaces, policy: str) -> None:
+    def __init__(self, spaces: Spaces, policy: str, allow_list: AllowList | None = None) -> None:
         self._spaces = spaces
         self._policy = policy
+        self._allow_list = allow_list
         self._hosts: dict[str, _Host] = {}
         self._refused: set[tuple[str, str, str]] = set()
         self._new_refusals: list[Refusal] = []
@@ -107,7 +115,7 @@ class RosterBook:
             if entry.boot == conn.b and conn.c < entry.connection:
                 return  # an older connection of this boot, overtaken
             if (entry.boot, entry.connection) != (conn.b, conn.c):
-                entry.dropped = False
+                entry.dropped = ""
             entry.boot, entry.connection, entry.online = conn.b, conn.c, True
         elif (conn.b, conn.c) == (entry.boot, entry.connection):
             entry.online = False
@@ -120,12 +128,14 @@ class RosterBook:
         if robots != entry.robots:
             self._claims += 1
             entry.order = self._claims  # new robots are claimed now, not when the host was first
+            if self._allow_list is not None:
+                entry.objection = self._allow_list.objection(host, robots)
         entry.roster, entry.robots = roster, robots
         self._frame = None
 
-    def drop(self, host: str) -> None:
-        """Take a silent host out of the frame until it is heard of again."""
-        self._entry(host).dropped = True
+    def drop(self, host: str, why: str = "silent") -> None:
+        """Take a host out of the frame until it is heard of again."""
+        self._entry(host).dropped = why
         self._frame = None
 
     def heard(self, host: str) -> bool:
@@ -133,7 +143,7 @@ class RosterBook:
         entry = self._hosts.get(host)
         if entry is None or not entry.dropped:
             return False
-        entry.dropped = False
+        entry.dropped = ""
         self._frame = None
         return True
 
@@ -183,7 +193,7 @@ class RosterBook:
                 return f"{kind} space {theirs} is not that of the policy, {ours}"
         if len(set(entry.robots)) < len(entry.robots):
             return "its roster names a robot twice"
-        return ""
+        return entry.objection
 
     def _refusal(self, name: str, entry: _Host, owners: Mapping[str, str]) -> str:
         """Why the roster of a host cannot be accepted; empty when it can."""
@@ -209,7 +219,7 @@ class RosterBook:
             return f"refused, {refusal}"
         if self._policy not in {held.removeprefix("sha256:") for held in roster.have}:
             return "policy not held yet"
-        return "silent" if entry.dropped else ""
+        return entry.dropped
 
     def _compute(self) -> Frame:
         """Compute the frame; note refusals not reported before."""

@@ -2,7 +2,9 @@
 """`kofn bench`: what this machine and this software can do, measured in this process.
 
 The suite `bias` says how far an estimate is off when answers are missing (`bias_study`); it is the
-same on every machine. The suite `core` measures what a user of the mathematics waits for: the exact operator, a Bellman
+same on every machine.
+
+The suite `core` measures what a user of the mathematics waits for: the exact operator, a Bellman
 sweep, a whole solve, rollouts, and one decision of the live controller. Five zones, `ring-current`,
 robots that never move. Every row is the median and the largest time of some repeats after one
 warm-up, which also compiles.

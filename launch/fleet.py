@@ -24,17 +24,22 @@ import numpy as np
 from kofn.controller.core.errors import InputError, RunError
 from kofn.controller.core.game import Game
 from kofn.controller.core.policy import Policy
+from kofn.controller.link.allow_list import AllowList, Robots
 from kofn.controller.link.broker import Broker, BrokerUser, start_broker
+from kofn.controller.link.secret_files import write_atomic
 from kofn.controller.record import RunFolder
+from kofn.hardware.announce import offer
 from kofn.launch.entry import Interrupted
 from kofn.launch.output import Progress
-from kofn.launch.parts import write_credentials
+from kofn.launch.parts import robot_names, write_credentials
 from kofn.launch.preparing import load_policy, train_policy
 from kofn.launch.scenario import HostSection, Scenario
 from kofn.launch.supervise import Child, Supervisor
 from kofn.launch.truth import LAST_STEPS, mean_reward, read_truth, share_in_target
 
 Dispatcher = Literal["policy", "random"]
+
+ALLOW_LIST = "hosts.toml"
 
 
 def run_scenario(scenario: Scenario, *, runs: Path, video: bool = True) -> dict[str, Any]:
@@ -64,6 +69,7 @@ def run_scenario(scenario: Scenario, *, runs: Path, video: bool = True) -> dict[
     with _private_folder() as workdir:
         for user in users:
             write_credentials(workdir / f"{user.name}.json", user.name, user.password)
+        write_atomic(workdir / ALLOW_LIST, _allow_list(scenario).to_toml().encode())
         # The broker first: a port in use or a missing broker is known before minutes of training.
         with start_broker(
             scenario.broker.choice,
@@ -82,6 +88,15 @@ def run_scenario(scenario: Scenario, *, runs: Path, video: bool = True) -> dict[
         draw(folder.path, video=video and scenario.video)
     result["wall_s"] = round(time.monotonic() - started, 2)
     return result
+
+
+def _allow_list(scenario: Scenario) -> AllowList:
+    """The hosts that the scenario names, each with the robots that it will offer."""
+    robots: dict[str, Robots] = {}
+    for host in scenario.hosts:
+        offered = offer(robot_names(host.name, host.robots))
+        robots[host.name] = tuple(offered) if isinstance(offered, list) else offered
+    return AllowList.of(scenario.name, robots)
 
 
 @contextmanager
@@ -276,6 +291,8 @@ class _Runner:
             *("--dispatcher", dispatcher),
             *("--folder", str(folder.path)),
             *("--epoch-file", str(self._epoch_file)),
+            *("--polling", msgspec.json.encode(scenario.polling).decode()),
+            *("--hosts", str(self._workdir / ALLOW_LIST)),
             "--steps-to-log",
         ]
 

@@ -17,7 +17,7 @@ import msgspec
 from kofn.controller.config import ControllerConfig
 from kofn.controller.core.errors import InputError, RunError
 from kofn.controller.core.policy import Policy
-from kofn.controller.epoch import next_epoch
+from kofn.controller.link.allow_list import AllowList
 from kofn.controller.link.clock import Clock, MonotonicClock
 from kofn.controller.link.hostlog import HostLog
 from kofn.controller.link.messages import Pace
@@ -27,7 +27,7 @@ from kofn.controller.link.tls import TlsFiles
 from kofn.controller.link.topics import check_host
 from kofn.controller.loop import ControlLoop
 from kofn.controller.record import RunFolder
-from kofn.controller.results import Decision, Summary
+from kofn.controller.results import Checkpoint, Decision, Summary
 from kofn.hardware.agent import HostAgent
 from kofn.hardware.driver import Bank
 from kofn.hardware.ring import RingLayout
@@ -87,9 +87,37 @@ def read_credentials(path: Path | None) -> tuple[str | None, str | None]:
         raise InputError(f"{path} must be JSON with the keys username and password") from None
 
 
+def connect(
+    fleet: str,
+    url: str,
+    credentials: Path | None,
+    protocol: Protocol,
+    tls: TlsFiles | None,
+    insecure_lab: bool,
+) -> Connection:
+    """Return a connection with the credentials that are found; raises `InputError`."""
+    username, password = read_credentials(credentials)
+    connection = Connection(
+        fleet=fleet,
+        url=url,
+        username=username,
+        password=password,
+        protocol=protocol,
+        tls=tls,
+        insecure_lab=insecure_lab,
+    )
+    connection.check()
+    return connection
+
+
 def write_credentials(path: Path, username: str, password: str) -> Path:
     """Write a credentials file that only its owner can read; return its path."""
     return write_atomic(path, msgspec.json.encode({"username": username, "password": password}))
+
+
+def robot_names(host: str, robots: int) -> list[str]:
+    """Names on the wire of the robots that a host process of ours speaks for."""
+    return [f"{host}.r{i}" for i in range(robots)]
 
 
 class SwarmConfig(msgspec.Struct, frozen=True, kw_only=True):
@@ -128,7 +156,7 @@ def run_swarm(connection: Connection, config: SwarmConfig) -> dict[str, int]:
     with quiet_stdout(), _log_of(config.log) as log:
         bank = WorldBank(
             BulletWorld(config.robots, config.layout, period_s=config.period_s),
-            [f"{config.host}.r{i}" for i in range(config.robots)],
+            robot_names(config.host, config.robots),
             seed=named_seed(config.seed, "world", config.host),
             pace=config.pace,
             clock=clock,
@@ -172,7 +200,7 @@ def run_robot(connection: Connection, config: RobotConfig) -> dict[str, int]:
     with _log_of(config.log) as log:
         bank = DriverBank(
             make_driver(config.driver, clock),
-            robot=f"{config.host}.r0",
+            robot=robot_names(config.host, 1)[0],
             layout=config.layout,
             clock=clock,
             start=pose_in_zone(config.layout, config.zone),
@@ -190,16 +218,18 @@ def run_controller(
     *,
     policy: Policy,
     folder: RunFolder,
-    epoch_file: Path,
+    epoch: int,
     speed: float = 1.0,
     progress: Callable[[Decision], None] | None = None,
+    resume_from: Checkpoint | None = None,
+    allow_list: AllowList | None = None,
 ) -> Summary:
-    """Steer a fleet for one run; return its summary.
+    """Steer a fleet for one run, or for what is left of one; return its summary.
 
     Raises
     ------
     InputError
-        The folder holds a run already, or the epoch counter cannot be used.
+        The folder holds a run already.
     RunError
         The fleet did not appear, vanished, or the run was stopped by a signal.
     """
@@ -211,14 +241,17 @@ def run_controller(
         connection.transport(clock),
         clock,
         folder,
-        next_epoch(epoch_file),
+        epoch,
         progress=progress,
         should_stop=stop,
+        resume_from=resume_from,
+        allow_list=allow_list,
     )
     summary = loop.run()
     if stop():
         raise RunError(
-            f"stopped by {stop.signal} after {summary.steps} of {config.steps} steps; "
+            f"stopped by {stop.signal} after {summary.first_step + summary.steps} of "
+            f"{config.steps} steps; "
             f"what was recorded is in {folder.path}"
         )
     return summary

@@ -27,6 +27,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta
 
+from kofn.controller.config import ControllerConfig
 from kofn.controller.core.errors import InputError
 from kofn.controller.link.clock import MonotonicClock
 from kofn.controller.link.topics import check_host, check_name
@@ -73,6 +74,19 @@ class TimeSection(Section, frozen=True, kw_only=True):
     speed: float = 1.0
 
 
+class PollingSection(Section, frozen=True, kw_only=True):
+    """What to do about missing answers, as in `ControllerConfig`."""
+
+    poll_ttl_s: float | None = None
+    m_min: int | None = None
+    waves: Literal[1, 2] = 2
+    fill: Literal["topup-first", "known-first"] = "topup-first"
+    known_max_age: int = 20
+    known_ageing: Literal["model", "as-seen"] = "model"
+    pad: bool = True
+    estimator: Literal["plain", "weighted"] = "plain"
+
+
 class HostSection(Section, frozen=True, kw_only=True):
     """One host process: a simulated swarm of `robots`, or one physical robot with a driver."""
 
@@ -99,6 +113,7 @@ class Scenario(Section, frozen=True, kw_only=True):
     policy: PolicySection = PolicySection()
     broker: BrokerSection = BrokerSection()
     time: TimeSection = TimeSection()
+    polling: PollingSection = PollingSection()
     arena: RingLayout = RingLayout()
 
     @property
@@ -147,6 +162,13 @@ class Scenario(Section, frozen=True, kw_only=True):
             raise InputError(
                 f"speed {self.time.speed:g} needs pace 'realtime': lockstep is as fast as it can"
             )
+        ControllerConfig(  # refuses what the controller would refuse
+            fleet=self.name,
+            k=self.k,
+            steps=self.steps,
+            robots=self.robots,
+            **msgspec.to_builtins(self.polling),
+        )
         return self
 
 

@@ -106,7 +106,9 @@ def read(folder: Path) -> Sweep | None:
     except FileNotFoundError:
         return None
     except (OSError, msgspec.DecodeError) as error:
-        raise InputError(f"{path} does not hold the results of a sweep: {error}") from None
+        raise InputError(
+            f"{path} does not hold the results of a sweep: {error} (--fresh starts anew)"
+        ) from None
 
 
 def write(sweep: Sweep, folder: Path) -> None:

@@ -1,29 +1,20 @@
 # SPDX-License-Identifier: MIT
-"""`kofn demo`, `up`, `controller`, `swarm`, `robot`: fleets and their parts."""
+"""`kofn demo`, `up`, `swarm`, `robot`: fleets and their hosts."""
 
-import sys
 from pathlib import Path
 from typing import Annotated, Any
 
 import msgspec
 import typer
 
-from kofn.controller.config import ControllerConfig
 from kofn.controller.core.errors import InputError
-from kofn.controller.core.policy import Policy
-from kofn.controller.link.mqtt import Protocol
-from kofn.controller.link.tls import TlsFiles
-from kofn.controller.record import RunFolder
-from kofn.controller.results import Decision
 from kofn.hardware.ring import RingLayout
 from kofn.launch import options
 from kofn.launch.output import configure_logging, emit
 from kofn.launch.parts import (
-    Connection,
     RobotConfig,
     SwarmConfig,
-    read_credentials,
-    run_controller,
+    connect,
     run_robot,
     run_swarm,
 )
@@ -33,7 +24,6 @@ from kofn.launch.scenario import (
     HostSection,
     Scenario,
     check_poll_size,
-    check_time,
     load_scenario,
 )
 from kofn.launch.seeds import MAX_SEED
@@ -108,80 +98,6 @@ def up(
     emit(result, _story(result), as_json=json)
 
 
-def controller(
-    policy: Annotated[Path, typer.Option(help="Policy file.")],
-    k: Annotated[int, typer.Option("--k", help="Robots polled per step.")],
-    robots: Annotated[int, typer.Option(help="Fleet size; the run starts when so many are there.")],
-    steps: Annotated[int, typer.Option(help="Steps to make.")],
-    broker: options.BrokerUrl,
-    fleet: options.Fleet = "fleet",
-    credentials: options.Credentials = None,
-    mqtt: options.Mqtt = "auto",
-    tls_ca: TlsCa = None,
-    tls_cert: TlsCert = None,
-    tls_key: TlsKey = None,
-    insecure_lab: InsecureLab = False,
-    period: options.Period = 6.0,
-    speed: options.Speed = 1.0,
-    dispatcher: Annotated[
-        str, typer.Option(help="policy, or random for a control run.")
-    ] = "policy",
-    memory: Annotated[str, typer.Option(help="auto, none, or a cap in agents.")] = "auto",
-    wait: Annotated[float, typer.Option(help="How long to wait for the fleet, s.")] = 30.0,
-    folder: Annotated[
-        Path | None, typer.Option(help="Existing folder to record into; default: a new one.")
-    ] = None,
-    epoch_file: Annotated[
-        Path | None, typer.Option(help="Counter of controller starts; default: in --out.")
-    ] = None,
-    steps_to_log: Annotated[bool, typer.Option(hidden=True)] = False,
-    verbose: options.Verbose = False,
-    seed: options.Seed = 0,
-    out: options.Runs = RUNS,
-    json: options.Json = False,
-) -> None:
-    """Run the global controller alone, against a fleet that others started."""
-    configure_logging(verbose=verbose)
-    table: dict[str, Any] = {
-        "fleet": fleet,
-        "name": fleet,
-        "k": k,
-        "robots": robots,
-        "steps": steps,
-        "period_s": period,
-        "seed": seed,
-        "dispatcher": dispatcher,
-        "memory": memory if memory in {"auto", "none"} else _number("--memory", memory),
-        "wait_s": wait,
-    }
-    try:
-        config = msgspec.convert(table, ControllerConfig)
-    except msgspec.ValidationError as error:
-        raise InputError(str(error)) from error
-    check_time(period, speed)
-    loaded = Policy.load(policy)
-    tls = tls_files(tls_ca, tls_cert, tls_key)
-    connection = _connection(fleet, broker, credentials, mqtt, tls, insecure_lab)
-    # After the checks: a command that is refused leaves no folder behind.
-    run_folder = RunFolder(folder) if folder is not None else RunFolder.create(out, fleet)
-    summary = run_controller(
-        connection,
-        config,
-        policy=loaded,
-        folder=run_folder,
-        epoch_file=epoch_file if epoch_file is not None else out / ".epochs" / fleet,
-        speed=speed,
-        progress=_log_step if steps_to_log or sys.stderr.isatty() else None,
-    )
-    result = {"run_dir": str(run_folder.path), **msgspec.to_builtins(summary)}
-    lines = [
-        f"{summary.steps} steps, {summary.replies_used} answers used of {summary.polls_sent} polls",
-        f"poll round p50 {summary.poll_p50_ms:.1f} ms, p99 {summary.poll_p99_ms:.1f} ms",
-        f"run folder {run_folder.path}",
-    ]
-    emit(result, lines, as_json=json)
-
-
 def swarm(
     host: options.HostName,
     robots: Annotated[int, typer.Option(help="Robots in this world.")],
@@ -217,7 +133,7 @@ def swarm(
         log=log,
     )
     tls = tls_files(tls_ca, tls_cert, tls_key)
-    connection = _connection(fleet, broker, credentials, mqtt, tls, insecure_lab)
+    connection = connect(fleet, broker, credentials, mqtt, tls, insecure_lab)
     counters = run_swarm(connection, config)
     emit({"host": host, "robots": robots, "counters": counters}, [], as_json=json)
 
@@ -255,31 +171,9 @@ def robot(
         log=log,
     )
     tls = tls_files(tls_ca, tls_cert, tls_key)
-    connection = _connection(fleet, broker, credentials, mqtt, tls, insecure_lab)
+    connection = connect(fleet, broker, credentials, mqtt, tls, insecure_lab)
     counters = run_robot(connection, config)
     emit({"host": host, "robots": 1, "counters": counters}, [], as_json=json)
-
-
-def _connection(
-    fleet: str,
-    url: str,
-    credentials: Path | None,
-    mqtt: Protocol,
-    tls: TlsFiles | None,
-    insecure_lab: bool,
-) -> Connection:
-    username, password = read_credentials(credentials)
-    connection = Connection(
-        fleet=fleet,
-        url=url,
-        username=username,
-        password=password,
-        protocol=mqtt,
-        tls=tls,
-        insecure_lab=insecure_lab,
-    )
-    connection.check()
-    return connection
 
 
 def _layout(arena: str) -> RingLayout:
@@ -287,19 +181,6 @@ def _layout(arena: str) -> RingLayout:
         return msgspec.json.decode(arena.encode(), type=RingLayout)
     except msgspec.MsgspecError as error:
         raise InputError(f"--arena: {error}") from error
-
-
-def _number(option: str, text: str) -> float:
-    try:
-        return float(text)
-    except ValueError:
-        raise InputError(f"{option} {text!r} is not auto, none or a number") from None
-
-
-def _log_step(decision: Decision) -> None:
-    counts = " ".join(map(str, decision.counts))
-    sys.stderr.write(f"step={decision.t} target={decision.g} next={decision.u} polled=[{counts}]\n")
-    sys.stderr.flush()
 
 
 def _story(result: dict[str, Any]) -> list[str]:

@@ -11,6 +11,9 @@ wire and forges what did not. Checked all the time:
 - a round ends by its deadline; its places add up to at most k, its estimate to 1;
 - a realtime robot does not move longer than its hold time after its last step;
 - the record is readable, and what was decided can be resumed.
+
+The forger speaks in the name of honest hosts, as if the broker had no rights per login. With the
+controller's own limits that puts the hosts into quarantine; half of the examples have none.
 """
 
 import shutil
@@ -36,6 +39,7 @@ from small_fleet import RingBank, small_policy
 from kofn.controller.config import ControllerConfig
 from kofn.controller.core.errors import InputError, RunError
 from kofn.controller.link.clock import FakeClock
+from kofn.controller.link.limits import HostGate, Limits
 from kofn.controller.link.memory import Faults, MemoryBus, MemoryTransport
 from kofn.controller.link.messages import Flag, Halt, Pace, Poll, Reply, Row, Step, decode, encode
 from kofn.controller.link.transport import Inbound, Session
@@ -51,6 +55,9 @@ PERIOD_S = 1.0
 HOLD_S = 1.5
 HOSTS = {"h0": ("a0", "a1", "a2"), "h1": ("b0", "b1", "b2", "b3")}
 POLICY = small_policy()
+NO_LIMITS = Limits(
+    replies_per_step=10**9, burst=10**9, overflows=10**9, conflicts=10**9, messages_per_s=1e9
+)
 Key = tuple[int, int]
 
 
@@ -160,10 +167,11 @@ class FaultMachine(RuleBasedStateMachine):
         pace=st.sampled_from(["lockstep", "lockstep", "realtime"]),
         fill=st.sampled_from(["topup-first", "known-first"]),
         estimator=st.sampled_from(["plain", "plain", "weighted"]),
+        limited=st.booleans(),
         seed=st.integers(0, 99),
     )
-    def begin(self, pace: Pace, fill: Any, estimator: Any, seed: int) -> None:
-        self.pace = pace
+    def begin(self, pace: Pace, fill: Any, estimator: Any, limited: bool, seed: int) -> None:
+        self.pace, self.limited = pace, limited
         self.config = ControllerConfig(
             fleet="machine",
             k=K,
@@ -222,6 +230,8 @@ class FaultMachine(RuleBasedStateMachine):
         )
         self.loop._recorder = self.folder.recorder()
         self.loop._prepare()
+        if not self.limited:
+            self.loop._link._intake._gate = HostGate(self.clock, NO_LIMITS)
         estimate = self.loop._estimator.estimate
 
         def watched(t: int, first_wave: Any, outcome: Outcome, belief: Any) -> Any:
@@ -259,6 +269,8 @@ class FaultMachine(RuleBasedStateMachine):
         asked = {*decision.asked, *decision.asked_instead}
         assert {*decision.remembered} <= asked
         assert len(decision.remembered) == remembered
+        gate, frame = self.loop._link._intake._gate, self.loop._link.frame
+        assert not [host for host in frame.paces if gate.is_quarantined(host)]
         assert not decision.share or sum(decision.share) == pytest.approx(1.0)
         assert np.isfinite(decision.belief).all()
         cap = POLICY.memory_cap(K)

@@ -8,6 +8,7 @@ import pytest
 from small_fleet import ZONES
 
 from kofn.controller.bias_study import COLUMNS, STRATEGIES, Column, Strategy, play, study
+from kofn.controller.core.errors import RunError
 from kofn.controller.link.memory import Faults
 from kofn.controller.link.messages import Flag, Poll, Reply, Row, Step, encode
 from kofn.controller.record import read_decisions, read_run
@@ -109,6 +110,7 @@ def test_second_answer_of_a_parked_poll_is_no_conflict(make_fleet: Any) -> None:
 def test_host_that_contradicts_itself_is_counted_and_logged_once(
     make_fleet: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
+    """Its third contradiction puts it into quarantine; until then its first answers count."""
     fleet = make_fleet(4)
 
     def contradict(decision: Decision) -> None:
@@ -120,11 +122,17 @@ def test_host_that_contradicts_itself_is_counted_and_logged_once(
             fleet.transports["h0"].publish("kofn1/test/rep/h0", encode(reply))
 
     loop = fleet.loop(steps=5, progress=contradict)
-    summary = loop.run()
-    assert summary.conflict == 10
+    with pytest.raises(RunError, match="h0: in quarantine, it answered 3 questions in two"):
+        loop.run()
+    summary = fleet.folder.read_summary()
+    assert (summary["conflict"], summary["quarantined_hosts"]) == (3, 1)
+    assert summary["quarantined"] >= 1
     assert caplog.text.count("two zones for one robot and step") == 1
+    assert caplog.text.count("host quarantined") == 1
     plain = make_fleet(4).run(steps=5)[1]
-    assert [d.counts for d in read_decisions(fleet.folder.path)] == [d.counts for d in plain]
+    counts = [d.counts for d in read_decisions(fleet.folder.path)]
+    assert counts == [d.counts for d in plain[: len(counts)]]
+    assert len(counts) == 2
 
 
 SMALL = Column("S", 60, 15, 0.9, (0.7, 0.1, 0.1, 0.1, 0.1))

@@ -142,7 +142,7 @@ def test_step_that_came_to_no_decision_is_played_again_and_has_moved_the_belief(
     again._progress = decisions.append
     decide = again._dispatcher.decide
 
-    def watch(t: int, g: int, weights: Any) -> int:
+    def watch(t: int, g: int, weights: Any) -> Any:
         seen.append(again._dispatcher.belief.tolist())
         return decide(t, g, weights)
 
