@@ -229,8 +229,8 @@ def test_the_envelope_is_tight_where_nothing_can_be_regained(kind: str) -> None:
     leak = 1e-5
     (model, policy), (truth, _) = frozen_fleet(kind, 0.0), frozen_fleet(kind, leak)
     # Histograms of one agent are ordered (0, 1), (1, 0): in its good state it means action 0.
-    l1 = [np.abs(getattr(truth, P) - getattr(model, P)).sum(axis=-1) for P in ("P_g", "P_l")]
-    found = policy_envelope(model, *l1, policy, n=1, k=1)
+    l1_g, l1_l = (np.abs(getattr(truth, P) - getattr(model, P)).sum(-1) for P in ("P_g", "P_l"))
+    found = policy_envelope(model, l1_g, l1_l, policy, n=1, k=1)
     value, true, low = (
         evaluate_exactly(game, policy, n=1, k=1) for game in (model, truth, found.low)
     )
