@@ -40,6 +40,11 @@ def inline(function: F) -> F:
     return cast("F", numba.njit(nogil=True, error_model="numpy")(function))
 
 
+def unrolled(function: F) -> F:
+    """Compile a helper into the body of its callers: a call counts references of each array."""
+    return cast("F", numba.njit(nogil=True, error_model="numpy", forceinline=True)(function))
+
+
 @cache
 def thread_count() -> int:
     """Return the number of threads that kernels are spread over (`KOFN_THREADS` or the CPUs)."""

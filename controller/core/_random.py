@@ -5,8 +5,9 @@ A stream starts from a hash of (seed, rollout, step, purpose), so that two polic
 luck as long as they behave alike, and a change in one draw does not shift the others. The state is
 one uint64 in an array of length 1, advanced by splitmix64 (Steele, Lea & Flood 2014).
 
-Binomials: inversion for small means, else Hoermann's transformed rejection BTRS (1993), whose cost
-does not depend on n. Gamma: Marsaglia & Tsang (2000).
+Binomials: inversion for small means, else Hoermann's transformed rejection BTRD (1993), whose cost
+does not depend on n and which most often takes one random word and no logarithm. Gamma: Marsaglia &
+Tsang (2000).
 """
 
 from __future__ import annotations
@@ -16,11 +17,12 @@ import math
 import numpy as np
 import numpy.typing as npt
 
-from kofn.controller.core._jit import inline
+from kofn.controller.core._jit import inline, unrolled
 
 Stream = npt.NDArray[np.uint64]
 
-_GOLDEN = np.uint64(0x9E3779B97F4A7C15)
+#: What a state advances by.
+GOLDEN = _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 _MIX_1 = np.uint64(0xBF58476D1CE4E5B9)
 _MIX_2 = np.uint64(0x94D049BB133111EB)
 _SHIFT_30 = np.uint64(30)
@@ -28,8 +30,11 @@ _SHIFT_27 = np.uint64(27)
 _SHIFT_31 = np.uint64(31)
 _SHIFT_11 = np.uint64(11)
 
+#: 1 / (k + 1): inversion below a mean of 10 goes no further.
+_INVERSE = 1.0 / np.arange(1.0, 202.0)
 
-@inline
+
+@unrolled
 def mix(z: np.uint64) -> np.uint64:
     """Return a 64-bit hash of z (the finaliser of splitmix64)."""
     z = (z ^ (z >> _SHIFT_30)) * _MIX_1
@@ -37,23 +42,44 @@ def mix(z: np.uint64) -> np.uint64:
     return z ^ (z >> _SHIFT_31)
 
 
-@inline
+@unrolled
+def key(seed: int, rollout: int) -> np.uint64:
+    """Return what all streams of a rollout start from."""
+    return mix(mix(np.uint64(seed) + _GOLDEN) ^ (np.uint64(rollout) + _GOLDEN))
+
+
+@unrolled
+def beginning(rollout_key: np.uint64, step: int, purpose: int) -> np.uint64:
+    """Return the state from which a stream of the rollout starts."""
+    return mix(rollout_key ^ (np.uint64(step) * _MIX_1 + np.uint64(purpose) + _GOLDEN))
+
+
+@unrolled
+def begin(stream: Stream, rollout_key: np.uint64, step: int, purpose: int) -> None:
+    """Set a stream to the beginning of its own sequence, within the rollout of the key."""
+    stream[0] = beginning(rollout_key, step, purpose)
+
+
+@unrolled
 def start(stream: Stream, seed: int, rollout: int, step: int, purpose: int) -> None:
     """Set a stream to the beginning of its own sequence."""
-    z = mix(np.uint64(seed) + _GOLDEN)
-    z = mix(z ^ (np.uint64(rollout) + _GOLDEN))
-    z = mix(z ^ (np.uint64(step) * _MIX_1 + np.uint64(purpose) + _GOLDEN))
-    stream[0] = z
+    begin(stream, key(seed, rollout), step, purpose)
 
 
-@inline
+@unrolled
+def unit(state: np.uint64) -> float:
+    """Return the number in [0, 1) of a state, with 53 random bits."""
+    return np.float64(mix(state) >> _SHIFT_11) * (1.0 / 9007199254740992.0)
+
+
+@unrolled
 def uniform(stream: Stream) -> float:
     """Return a number in [0, 1) with 53 random bits."""
     stream[0] += _GOLDEN
-    return np.float64(mix(stream[0]) >> _SHIFT_11) * (1.0 / 9007199254740992.0)
+    return unit(stream[0])
 
 
-@inline
+@unrolled
 def categorical(stream: Stream, weights: npt.NDArray[np.float64]) -> int:
     """Return an index with probability proportional to its weight."""
     left = uniform(stream) * weights.sum()
@@ -69,7 +95,7 @@ def categorical(stream: Stream, weights: npt.NDArray[np.float64]) -> int:
 
 @inline
 def _stirling_tail(k: float) -> float:
-    """Return log k! minus Stirling's formula, as BTRS needs it."""
+    """Return log k! minus Stirling's formula, as BTRD needs it."""
     x = k + 1.0
     if k < 10.0:
         return math.lgamma(x) - (k + 0.5) * math.log(x) + x - 0.9189385332046727  # log sqrt(2 pi)
@@ -77,56 +103,100 @@ def _stirling_tail(k: float) -> float:
     return (1.0 / 12.0 - (1.0 / 360.0 - 1.0 / 1260.0 / square) / square) / x
 
 
-@inline
-def _binomial_inversion(stream: Stream, n: int, p: float) -> int:
-    ratio = p / (1.0 - p)
+@unrolled
+def _binomial_inversion(state: np.uint64, n: int, p: float, log_q: float) -> tuple[np.uint64, int]:
+    odds = p / (1.0 - p)
+    scale = (n + 1.0) * odds
     while True:
-        u = uniform(stream)
-        mass = math.exp(n * math.log1p(-p))
-        k = 0
-        while u >= mass and k < n:
+        state += _GOLDEN
+        u = unit(state)
+        mass = math.exp(n * log_q)
+        for k in range(min(n + 1, _INVERSE.size)):
+            if u < mass:
+                return state, k
             u -= mass
-            mass *= ratio * (n - k) / (k + 1)
-            k += 1
-            if k > 200:  # the mean is below 10: only rounding leads here, draw again
-                break
-        if k <= 200:
-            return k
+            mass *= scale * _INVERSE[k] - odds
+        # The mean is below 10: only rounding leads here, draw again.
 
 
 @inline
-def _binomial_rejection(stream: Stream, n: int, p: float) -> int:
+def _accept(u: float, k: float, n: int, p: float, spread: float) -> bool:
+    """Tell whether k, proposed with height u, lies below the mass of the law over its mode's."""
+    odds = p / (1.0 - p)
+    m = math.floor((n + 1.0) * p)
+    away = abs(k - m)
+    if away <= 15.0:  # the ratio of neighbouring masses, step by step
+        above, below = 1.0, 1.0  # at most 15 factors of 1e12: no overflow
+        low = min(k, m)
+        for i in range(int(away)):
+            at = low + 1.0 + i
+            above *= (n + 1.0 - at) * odds
+            below *= at
+        return u * below <= above if k >= m else u * above <= below
+    variance = spread * spread
+    log_u = math.log(u) if u > 0.0 else -1e300
+    slack = away / variance * (((away / 3.0 + 0.625) * away + 1.0 / 6.0) / variance + 0.5)
+    middle = -away * away / (2.0 * variance)
+    if log_u < middle - slack:
+        return True
+    if log_u > middle + slack:
+        return False
+    return log_u <= (
+        (m + 0.5) * math.log((m + 1.0) / (odds * (n - m + 1.0)))
+        + (n + 1.0) * math.log1p((k - m) / (n - k + 1.0))
+        + (k + 0.5) * math.log(odds * (n - k + 1.0) / (k + 1.0))
+        + _stirling_tail(m)
+        + _stirling_tail(n - m)
+        - _stirling_tail(k)
+        - _stirling_tail(n - k)
+    )
+
+
+@unrolled
+def _binomial_rejection(state: np.uint64, n: int, p: float) -> tuple[np.uint64, int]:
     spread = math.sqrt(n * p * (1.0 - p))
     b = 1.15 + 2.53 * spread
     a = -0.0873 + 0.0248 * b + 0.01 * p
     centre = n * p + 0.5
     v_r = 0.92 - 4.2 / b
-    odds = p / (1.0 - p)
-    alpha = (2.83 + 5.1 / b) * spread
-    m = math.floor((n + 1) * p)
     while True:
-        u = uniform(stream) - 0.5
-        v = uniform(stream)
+        state += _GOLDEN
+        v = unit(state)
+        if v <= 0.86 * v_r:  # inside the table mountain: most draws end here
+            u = v / v_r - 0.43
+            return state, math.floor((2.0 * a / (0.5 - abs(u)) + b) * u + centre)
+        state += _GOLDEN
+        if v >= v_r:
+            u = unit(state) - 0.5
+        else:
+            u = v / v_r - 0.93
+            u = (0.5 if u >= 0.0 else -0.5) - u
+            v = unit(state) * v_r
         us = 0.5 - abs(u)
         if us <= 0.0:
             continue
         k = math.floor((2.0 * a / us + b) * u + centre)
-        if k < 0 or k > n:
+        if k < 0.0 or k > n:
             continue
-        if us >= 0.07 and v <= v_r:
-            return int(k)
-        v = math.log(v * alpha / (a / (us * us) + b)) if v > 0.0 else -1e300
-        bound = (
-            (m + 0.5) * math.log((m + 1.0) / (odds * (n - m + 1.0)))
-            + (n + 1.0) * math.log((n - m + 1.0) / (n - k + 1.0))
-            + (k + 0.5) * math.log(odds * (n - k + 1.0) / (k + 1.0))
-            + _stirling_tail(m)
-            + _stirling_tail(n - m)
-            - _stirling_tail(k)
-            - _stirling_tail(n - k)
-        )
-        if v <= bound:
-            return int(k)
+        alpha = (2.83 + 5.1 / b) * spread
+        if _accept(v * alpha / (a / (us * us) + b), k, n, p, spread):
+            return state, int(k)
+
+
+@unrolled
+def binomial_share(state: np.uint64, n: int, p: float, log_q: float) -> tuple[np.uint64, int]:
+    """Return the advanced state and the successes in n > 0 trials, 0 < p < 1.
+
+    `log_q` is log(1 - min(p, 1 - p)), used below a mean of 10. The state goes by value: an array
+    would have its references counted in each call, which takes longer than the draw.
+    """
+    flipped = p > 0.5
+    q = 1.0 - p if flipped else p
+    if n * q < 10.0:
+        state, k = _binomial_inversion(state, n, q, log_q)
+    else:
+        state, k = _binomial_rejection(state, n, q)
+    return state, n - k if flipped else k
 
 
 @inline
@@ -136,10 +206,10 @@ def binomial(stream: Stream, n: int, p: float) -> int:
         return 0
     if p >= 1.0:
         return n
-    flipped = p > 0.5
-    q = 1.0 - p if flipped else p
-    k = _binomial_inversion(stream, n, q) if n * q < 10.0 else _binomial_rejection(stream, n, q)
-    return n - k if flipped else k
+    q = min(p, 1.0 - p)
+    log_q = math.log1p(-q) if n * q < 10.0 else 0.0
+    stream[0], k = binomial_share(stream[0], n, p, log_q)
+    return k
 
 
 @inline
@@ -159,23 +229,25 @@ def add_multinomial(
     out[p.size - 1] += n
 
 
-@inline
+@unrolled
 def _remove_sequentially(
-    stream: Stream, draws: int, left: npt.NDArray[np.int64], out: npt.NDArray[np.int64]
+    stream: Stream, draws: int, total: int, up_to: npt.NDArray[np.int64], out: npt.NDArray[np.int64]
 ) -> None:
-    total = left.sum()
-    for _ in range(draws):
-        target = int(uniform(stream) * total)
+    """Take agents one by one; `up_to` holds how many are left in the states up to each."""
+    state = stream[0]
+    for d in range(draws):
+        state += _GOLDEN
+        target = int(unit(state) * (total - d))
         i = 0
-        while target >= left[i]:
-            target -= left[i]
-            i += 1
-        left[i] -= 1
+        for j in range(up_to.size):  # no early exit: a processor cannot foresee it
+            beyond = target >= up_to[j]
+            i += beyond
+            up_to[j] -= not beyond
         out[i] += 1
-        total -= 1
+    stream[0] = state
 
 
-@inline
+@unrolled
 def sample_without_replacement(
     stream: Stream,
     k: int,
@@ -187,14 +259,15 @@ def sample_without_replacement(
 
     `left` is scratch space; all arrays have shape (S,). Costs O(min(k, n - k) S).
     """
-    total = counts.sum()
+    total = 0
     for i in range(counts.size):
-        left[i] = counts[i]
+        total += counts[i]
+        left[i] = total
         out[i] = 0
     if 2 * k <= total:
-        _remove_sequentially(stream, k, left, out)
+        _remove_sequentially(stream, k, total, left, out)
     else:
-        _remove_sequentially(stream, total - k, left, out)
+        _remove_sequentially(stream, total - k, total, left, out)
         for i in range(counts.size):
             out[i] = counts[i] - out[i]
 

@@ -3,25 +3,33 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 import numpy.typing as npt
 
 from kofn.controller.core import _random as draw
 from kofn.controller.core._grid_kernels import project_rank
-from kofn.controller.core._jit import inline, jit
+from kofn.controller.core._jit import jit, unrolled
+from kofn.controller.core._multinomials import add
+
+if TYPE_CHECKING:
+    from kofn.controller.core._earnings import Earnings
+    from kofn.controller.core._multinomials import Rows
 
 F64 = npt.NDArray[np.float64]
 I64 = npt.NDArray[np.int64]
 I32 = npt.NDArray[np.int32]
 
-# Purposes of the random streams; motion and actions of state j use MOVE + 2 j and MOVE + 2 j + 1.
+# Purposes of the random streams: agents in state j move by MOVE + 2 j, and the g-th lot of agents
+# who earn by chance draws from MOVE + 2 g + 1.
 _START, _TARGET, _POLL, _MOVE = 0, 1, 2, 3
 
 #: Must equal belief.SURE.
 _SURE = 1e-12
 
 
-@inline
+@unrolled
 def predict(belief: F64, kernels: F64, squares: F64, s: int, cap: float, moved: F64) -> None:
     """Move a belief by one step of the fleet, as `Belief.predict`; `moved` is scratch, (S,)."""
     total = belief.sum()
@@ -64,9 +72,8 @@ def episodes(
     law_l: F64,
     P_g: F64,
     r_g: F64,
-    P_l: F64,
-    r_l: F64,
-    pi_l: F64,
+    motion: Rows,
+    gains: Earnings,
     kernels: F64,
     squares: F64,
     first_belief: F64,
@@ -88,11 +95,14 @@ def episodes(
 
     Shapes as in `kofn.controller.core.rollouts`; `alpha` 0 means the fixed law `law_l`; `squares`
     (S_g, S_l) are the squared norms of the rows of `kernels`; `table` are the binomials of the
-    grid; records are filled only with `record`. With `act_first` agents that move under the next
-    global state have chosen their actions before, and `kernels` and `squares` have a first axis of
-    pairs s_g S_g + s_g'.
+    grid; records are filled only with `record`. Row e S_l + j of `motion` is the law by which
+    agents leave state j in the event e: the global state that moves them or, with `act_first`, a
+    pair s_g S_g + s_g'. `gains` has the same events, except that with `local_next` alone they are
+    s_g. With `act_first` agents that move under the next global state have chosen their actions
+    before, and `kernels` and `squares` have a first axis of pairs.
     """
-    n_local, n_actions = pi_l.shape[1], pi_l.shape[2]
+    usual, lot, first_lots, extra, gain_rows, most = gains
+    n_local, n_actions = law_l.size, extra.shape[1]
     stream = np.empty(1, dtype=np.uint64)
     law = np.empty(n_local)
     counts = np.empty(n_local, dtype=np.int64)
@@ -100,11 +110,14 @@ def episodes(
     left = np.empty(n_local, dtype=np.int64)
     sample = np.empty(n_local, dtype=np.int64)
     scratch = np.empty(n_local, dtype=np.int64)
-    chosen = np.empty((n_local, n_actions), dtype=np.int64)
+    cells = np.empty(n_local * n_local, dtype=np.int64)  # those who go from j to l
+    lots = np.empty(max(most, 1), dtype=np.int64)
+    chosen = np.empty(max(most, 1) * n_actions, dtype=np.int64)
     belief = np.empty(n_local)
     predicted = np.empty(n_local)
     for rollout in range(first, last):
-        draw.start(stream, seed, rollout, 0, _START)
+        key = draw.key(seed, rollout)
+        draw.begin(stream, key, 0, _START)
         s_g = draw.categorical(stream, law_g)
         if alpha > 0.0:
             draw.dirichlet(stream, alpha, law)
@@ -117,7 +130,7 @@ def episodes(
         weight = 1.0
         hits = 0
         for step in range(horizon):
-            draw.start(stream, seed, rollout, step, _POLL)
+            draw.begin(stream, key, step, _POLL)
             draw.sample_without_replacement(stream, k, counts, left, sample)
             room = max(cap - k, 0.0)
             total = belief.sum()
@@ -127,20 +140,43 @@ def episodes(
             mode_known = counts[np.argmax(belief)] == counts.max()
             if mode_known:
                 hits += 1
-            size = prior[s_g].sum()
-            pull = size / (size + belief.sum()) if size > 0.0 else 0.0
+            pseudo = prior[s_g].sum()
+            pull = pseudo / (pseudo + belief.sum()) if pseudo > 0.0 else 0.0
             for j in range(n_local):
                 predicted[j] = belief[j] + pull * prior[s_g, j]
             a_g = action[s_g, project_rank(predicted, grid, table, scratch)]
 
-            # Local actions: one draw for each agent, kept for the motion when it follows at once.
+            draw.begin(stream, key, step, _TARGET)
+            s_next = draw.categorical(stream, P_g[s_g, a_g])
+            s_move = s_next if local_next else s_g
+            moved_by = s_g * P_g.shape[0] + s_next if act_first else s_move
+
+            # First the moves, then what those who made them had chosen and earned.
+            event = moved_by if act_first else s_g
+            first_lot = first_lots[event]
+            n_lots = first_lots[event + 1] - first_lot
             earned = 0.0
+            cells[:] = 0
             for j in range(n_local):
-                chosen[j, :] = 0
-                draw.start(stream, seed, rollout, step, _MOVE + 2 * j)
-                draw.add_multinomial(stream, counts[j], pi_l[s_g, j], chosen[j])
-                for a in range(n_actions):
-                    earned += chosen[j, a] * r_l[s_g, j, a]
+                earned += counts[j] * usual[s_g, j]
+            stride = n_local if n_lots > 0 else 0
+            add(key, step, _MOVE, counts, n_local, motion, moved_by * n_local, cells, stride)
+            for l in range(n_local):
+                moved[l] = cells[l]
+            if n_lots > 0:
+                lots[:n_lots] = 0
+                for j in range(n_local):
+                    for l in range(n_local):
+                        goers = cells[j * n_local + l]
+                        if j > 0:
+                            moved[l] += goers
+                        if lot[event, j, l] >= 0:
+                            lots[lot[event, j, l] - first_lot] += goers
+                chosen[: n_lots * n_actions] = 0
+                add(key, step, _MOVE + 1, lots, n_lots, gain_rows, first_lot, chosen, n_actions)
+                for g in range(n_lots):
+                    for a in range(n_actions):
+                        earned += chosen[g * n_actions + a] * extra[first_lot + g, a]
             reward = r_g[s_g, a_g] + earned / n
             total_return += weight * reward
             weight *= gamma
@@ -153,25 +189,10 @@ def episodes(
                 known_record[rollout, step] = mode_known
                 reward_record[rollout, step] = reward
 
-            draw.start(stream, seed, rollout, step, _TARGET)
-            s_next = draw.categorical(stream, P_g[s_g, a_g])
-            s_move = s_next if local_next else s_g
-            moved[:] = 0
-            for j in range(n_local):
-                if counts[j] == 0:
-                    continue
-                draw.start(stream, seed, rollout, step, _MOVE + 2 * j + 1)
-                if local_next and not act_first:
-                    # They act anew, on the global state that they now see; that action earns
-                    # nothing, so its law and the kernel's may be taken together.
-                    draw.add_multinomial(stream, counts[j], kernels[s_move, j], moved)
-                    continue
-                for a in range(n_actions):
-                    if chosen[j, a] > 0:
-                        draw.add_multinomial(stream, chosen[j, a], P_l[s_move, j, a], moved)
-            counts[:] = moved
-            moved_by = s_g * P_g.shape[0] + s_next if act_first else s_move
-            predict(belief, kernels, squares, moved_by, cap, predicted)
+            for l in range(n_local):
+                counts[l] = moved[l]
+            if room > 0.0:  # else the next poll replaces the belief anyway
+                predict(belief, kernels, squares, moved_by, cap, predicted)
             s_g = s_next
         returns[rollout] = total_return
         mode_hits[rollout] = hits

@@ -30,7 +30,9 @@ import numpy as np
 import numpy.typing as npt
 
 from kofn.controller.core import _rollout_kernels as kernels
+from kofn.controller.core._earnings import earnings
 from kofn.controller.core._jit import parallel_map, thread_count
+from kofn.controller.core._multinomials import prepare
 from kofn.controller.core.errors import InputError
 from kofn.controller.core.grid import binomials
 
@@ -149,6 +151,13 @@ def resolve_horizon(game: Game, horizon: int | None) -> int:
     return _whole("horizon", horizon, 1, 10**9)
 
 
+def _mean_kernels(pi_l: FloatArray, P_l: FloatArray, act_first: bool) -> FloatArray:
+    """Return P^pi for each s_g, shape (S_g, S_l, S_l), or for each pair s_g S_g + s_g'."""
+    if act_first:
+        return np.einsum("sja,tjal->stjl", pi_l, P_l).reshape(-1, *P_l.shape[1::2])
+    return np.einsum("sja,sjal->sjl", pi_l, P_l)
+
+
 def rollout(
     game: Game,
     policy: Policy,
@@ -221,10 +230,11 @@ def rollout(
     P_g, r_g = np.array(game.P_g), np.array(game.r_g)
     P_l, r_l = np.array(game.P_l), np.array(game.r_l)
     pi_l = np.array(policy.pi_l)
-    marginal = policy.game.marginals(policy.pi_l)[0]
-    if act_first:
-        pairs = np.einsum("sja,tjal->stjl", policy.pi_l, policy.game.P_l)
-        marginal = np.ascontiguousarray(pairs.reshape(-1, game.n_local, game.n_local))
+    motion = prepare(_mean_kernels(pi_l, P_l, act_first).reshape(-1, game.n_local))
+    gains = earnings(
+        pi_l, P_l, r_l, by_pair=act_first, apart=game.local_sees == "next" and not act_first
+    )
+    marginal = _mean_kernels(pi_l, policy.game.P_l, act_first)
     squares = (marginal**2).sum(axis=-1)
     first_belief = np.array(policy.belief(k, memory).weights)
     action = np.array(policy.action)
@@ -249,9 +259,8 @@ def rollout(
             law_l,
             P_g,
             r_g,
-            P_l,
-            r_l,
-            pi_l,
+            motion,
+            gains,
             marginal,
             squares,
             first_belief,

@@ -9,6 +9,7 @@ import numba
 import numpy as np
 import numpy.typing as npt
 import pytest
+import scipy.stats
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -19,6 +20,7 @@ from kofn.controller.core import (
     InputError,
     Policy,
     _jit,
+    _multinomials,
     _random,
     g_learn,
     load_game,
@@ -87,6 +89,59 @@ def test_binomial_draws_of_large_fleets_have_the_right_moments(n: int, p: float)
     sd = math.sqrt(n * p * (1 - p))
     assert abs(x.mean() - n * p) < 6 * sd / math.sqrt(20_000)
     assert abs(x.std() / sd - 1) < 0.04
+
+
+@pytest.mark.parametrize("n", [1, 17, 300, 10**5, 10**9, 10**12])
+@pytest.mark.parametrize("p", [1e-11, 1e-6, 0.004, 0.11, 0.5, 0.87, 1 - 1e-9])
+def test_binomial_draws_follow_the_law_from_few_trials_to_a_million_million(
+    n: int, p: float
+) -> None:
+    size = 40_000
+    drawn = draws_of_binomial(n % 1000 + 7, n, p, size)
+    law = scipy.stats.binom(n, p)
+    # Bins of about equal probability: the law is discrete, so some may fall together.
+    edges = np.unique(law.ppf(np.linspace(0.01, 0.99, 41)))
+    exact = size * np.diff(np.concatenate([[0.0], law.cdf(edges), [1.0]]))
+    seen = np.bincount(np.searchsorted(edges, drawn), minlength=exact.size)
+    kept = exact > 5
+    chi = float(((seen - exact)[kept] ** 2 / exact[kept]).sum())
+    freedom = max(int(kept.sum()) - 1, 1)
+    assert chi < freedom + 6 * math.sqrt(2 * freedom)
+    assert abs(int(seen[~kept].sum()) - exact[~kept].sum()) < 6 * math.sqrt(exact[~kept].sum() + 1)
+
+
+@_jit.inline
+def draws_of_row(
+    rows: _multinomials.Rows, row: int, n: int, size: int, width: int
+) -> npt.NDArray[np.int64]:
+    out = np.zeros((size, width), dtype=np.int64)
+    counts = np.array([n])
+    for i in range(size):
+        _multinomials.add(_random.key(3, i), 0, 0, counts, 1, rows, row, out[i], 0)
+    return out
+
+
+@pytest.mark.parametrize("n", [1, 6, 40, 500, 10**9])
+def test_prepared_rows_draw_multinomials(n: int) -> None:
+    laws = np.array(
+        [
+            [0.0, 0.05, 0.9, 0.0, 0.03, 0.02, 0.0],
+            [1 / 7] * 7,
+            [0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0],
+            [0.3, 0.1, 0.2, 0.1, 0.05, 0.15, 0.1],
+        ]
+    )
+    rows = _multinomials.prepare(laws)
+    size = 20_000
+    for i, law in enumerate(laws):
+        x = draws_of_row(rows, i, n, size, 7).astype(float)
+        assert np.all(x.sum(axis=1) == n)
+        assert np.all(x[:, law == 0] == 0)
+        covariance = n * (np.diag(law) - np.outer(law, law))
+        sd = np.sqrt(np.diag(covariance))
+        assert np.all(np.abs(x.mean(axis=0) - n * law) <= 5 * sd / math.sqrt(size) + 1e-9 * n)
+        scale = np.outer(sd, sd) + 1e-9
+        assert np.abs((np.cov(x.T) - covariance) / scale).max() < (0.5 if n < 40 else 0.06)
 
 
 @pytest.mark.parametrize("k", [3, 9, 12])
