@@ -31,7 +31,15 @@ AGAINST_K = [(k, 5) for k in (5, 10, 20, 30, 40, 50, 60, 70, 80)]
 AGAINST_S = [(20, s) for s in (2, 3, 4, 5, 6, 7)]
 QUICK_K = [(k, 5) for k in (5, 10, 15)]
 QUICK_S = [(8, s) for s in (2, 3, 4)]
-TOO_LARGE = [(100, 5), (150, 5), (40, 7), (50, 7), (30, 10), (100, 10), (1000, 5), (20, 20)]
+LABELS = {
+    "sweep_s": "measured",
+    "theory_s": "theory, scaled to the largest",
+    "peak_mb": "peak memory of the process",
+    "value_mb": "one value function",
+    "k": "k, agents in a histogram",
+    "S_l": "S_l, local states",
+}
+TOO_LARGE = [(150, 5), (300, 5), (40, 7), (50, 7), (30, 10), (100, 10), (1000, 5), (20, 20)]
 
 
 def random_game(S_l: int) -> Game:
@@ -127,9 +135,9 @@ def draw(tables: list[tuple[str, list[Row]]], out: Path) -> None:
             (axes[1][column], ("peak_mb", "value_mb"), "MB"),
         ):
             for name, style in zip(names, ("o-", "--"), strict=True):
-                axis.plot(x, [float(row[name] or 0) for row in rows], style, label=name)
+                axis.plot(x, [float(row[name] or 0) for row in rows], style, label=LABELS[name])
             axis.set_yscale("log")
-            axis.set_xlabel(key)
+            axis.set_xlabel(LABELS[key])
             axis.set_ylabel(unit)
             axis.legend()
         fixed = "S_l" if key == "k" else "k"
