@@ -153,9 +153,11 @@ def resolve_horizon(game: Game, horizon: int | None) -> int:
 
 def _mean_kernels(pi_l: FloatArray, P_l: FloatArray, act_first: bool) -> FloatArray:
     """Return P^pi for each s_g, shape (S_g, S_l, S_l), or for each pair s_g S_g + s_g'."""
-    if act_first:
-        return np.einsum("sja,tjal->stjl", pi_l, P_l).reshape(-1, *P_l.shape[1::2])
-    return np.einsum("sja,sjal->sjl", pi_l, P_l)
+    pairs = "sja,tjal->stjl" if act_first else "sja,sjal->sjl"
+    n_local = P_l.shape[1]
+    means = np.einsum(pairs, pi_l, P_l).reshape(-1, n_local, n_local)
+    kernels: FloatArray = np.ascontiguousarray(means)  # others are compiled for anew
+    return kernels
 
 
 def rollout(
