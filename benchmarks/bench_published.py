@@ -18,8 +18,8 @@ import time
 
 from kofn.controller.core import load_game, rollout
 from kofn.controller.core.released import released_marl
+from kofn.launch.sweep_results import PUBLISHED
 
-PUBLISHED = {1: 83.3, 5: 85.9, 10: 87.8, 20: 90.2, 30: 91.3, 50: 93.1}
 N, HORIZON, SEED_OF_EPISODES, NEAR = 1000, 50, 1_000_003, 2.0
 
 

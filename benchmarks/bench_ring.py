@@ -17,9 +17,9 @@ import platform
 import time
 
 from kofn.controller.core import alternating_marl, load_game, rollout
+from kofn.launch.sweep_results import PUBLISHED
 
 GAMES = "ring-released,ring-paper,ring-current"
-PUBLISHED = {1: 83.3, 5: 85.9, 10: 87.8, 20: 90.2, 30: 91.3, 50: 93.1}
 N, SEED_OF_EPISODES = 1000, 1_000_003
 
 

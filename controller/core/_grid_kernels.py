@@ -7,12 +7,10 @@ import numpy as np
 import numpy.typing as npt
 
 from kofn.controller.core._jit import inline
+from kofn.controller.core.grid import TIE
 
 F64 = npt.NDArray[np.float64]
 I64 = npt.NDArray[np.int64]
-
-#: Must equal grid.TIE: the same rounding decides in rollouts and in the live controller.
-_TIE = 1e-9
 
 
 @inline
@@ -36,7 +34,7 @@ def project_rank(weights: F64, size: int, table: I64, counts: I64) -> int:
     left = size
     for i in range(n_states):
         ideal = size * (weights[i] / total if total > 0.0 else 1.0 / n_states)
-        counts[i] = int(np.floor(ideal + _TIE))
+        counts[i] = int(np.floor(ideal + TIE))
         left -= counts[i]
     rounded_up = np.int64(0)  # bit i: state i has had its remainder
     for _ in range(left):
@@ -45,7 +43,7 @@ def project_rank(weights: F64, size: int, table: I64, counts: I64) -> int:
             if (rounded_up >> i) & 1:
                 continue
             ideal = size * (weights[i] / total if total > 0.0 else 1.0 / n_states)
-            remainder = ideal - counts[i] - _TIE * i
+            remainder = ideal - counts[i] - TIE * i
             if remainder > best_remainder:
                 best, best_remainder = i, remainder
         counts[best] += 1

@@ -12,6 +12,7 @@ from kofn.controller.core import _random as draw
 from kofn.controller.core._grid_kernels import project_rank
 from kofn.controller.core._jit import jit, unrolled
 from kofn.controller.core._multinomials import add
+from kofn.controller.core.belief import SURE
 
 if TYPE_CHECKING:
     from kofn.controller.core._earnings import Earnings
@@ -24,9 +25,6 @@ I32 = npt.NDArray[np.int32]
 # Purposes of the random streams: agents in state j move by MOVE + 2 j, and the g-th lot of agents
 # who earn by chance draws from MOVE + 2 g + 1.
 _START, _TARGET, _POLL, _MOVE = 0, 1, 2, 3
-
-#: Must equal belief.SURE.
-_SURE = 1e-12
 
 
 @unrolled
@@ -47,7 +45,7 @@ def predict(belief: F64, kernels: F64, squares: F64, s: int, cap: float, moved: 
     even /= total * total
     spread = kept / total - even
     worth = cap
-    if spread > _SURE:
+    if spread > SURE:
         worth = min(cap, (total + 1.0) * (1.0 - even) / spread - 1.0)
     grown = max(worth, total) / total
     for l in range(belief.size):

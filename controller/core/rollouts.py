@@ -151,12 +151,11 @@ def resolve_horizon(game: Game, horizon: int | None) -> int:
     return _whole("horizon", horizon, 1, 10**9)
 
 
-def _mean_kernels(pi_l: FloatArray, P_l: FloatArray, act_first: bool) -> FloatArray:
+def _mean_kernels(game: Game, pi_l: FloatArray, act_first: bool) -> FloatArray:
     """Return P^pi for each s_g, shape (S_g, S_l, S_l), or for each pair s_g S_g + s_g'."""
-    pairs = "sja,tjal->stjl" if act_first else "sja,sjal->sjl"
-    n_local = P_l.shape[1]
-    means = np.einsum(pairs, pi_l, P_l).reshape(-1, n_local, n_local)
-    kernels: FloatArray = np.ascontiguousarray(means)  # others are compiled for anew
+    means = np.einsum("sja,tjal->stjl", pi_l, game.P_l) if act_first else game.marginals(pi_l)[0]
+    # Arrays of another layout are compiled for anew.
+    kernels: FloatArray = np.ascontiguousarray(means.reshape(-1, game.n_local, game.n_local))
     return kernels
 
 
@@ -232,11 +231,11 @@ def rollout(
     P_g, r_g = np.array(game.P_g), np.array(game.r_g)
     P_l, r_l = np.array(game.P_l), np.array(game.r_l)
     pi_l = np.array(policy.pi_l)
-    motion = prepare(_mean_kernels(pi_l, P_l, act_first).reshape(-1, game.n_local))
+    motion = prepare(_mean_kernels(game, pi_l, act_first).reshape(-1, game.n_local))
     gains = earnings(
         pi_l, P_l, r_l, by_pair=act_first, apart=game.local_sees == "next" and not act_first
     )
-    marginal = _mean_kernels(pi_l, policy.game.P_l, act_first)
+    marginal = _mean_kernels(policy.game, pi_l, act_first)
     squares = (marginal**2).sum(axis=-1)
     first_belief = np.array(policy.belief(k, memory).weights)
     action = np.array(policy.action)
