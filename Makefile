@@ -10,11 +10,15 @@ demo:  ## install, then steer 20 simulated robots by polling 5 of them
 
 test:  ## install, then run the tests (without the slow ones)
 	@scripts/bootstrap all,dev
-	.venv/bin/python -m pytest -m "not slow"
+	.venv/bin/python -m pytest -m "not slow" --ignore tests/fed
+	@if [ -d tests/fed ]; then scripts/bootstrap fed,fed-data,dev .venv-fed \
+		&& .venv-fed/bin/python -m pytest -m "not slow" tests/fed; fi
 
 test-slow:  ## the slow tests
 	@scripts/bootstrap all,dev
-	.venv/bin/python -m pytest -m slow
+	.venv/bin/python -m pytest -m slow --ignore tests/fed
+	@if [ -d tests/fed ]; then scripts/bootstrap fed,fed-data,dev .venv-fed \
+		&& .venv-fed/bin/python -m pytest -m slow tests/fed; fi
 
 check:  ## lint, format, types, import rules
 	@scripts/bootstrap all,dev
@@ -32,4 +36,4 @@ bench:  ## measure; prints tables of ratios
 	@for script in benchmarks/bench_*.py; do .venv/bin/python $$script || exit 1; done
 
 clean:  ## remove what the targets above made, but not runs/
-	rm -rf .venv build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf .venv .venv-fed build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
