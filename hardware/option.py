@@ -1,11 +1,9 @@
 # SPDX-License-Identifier: MIT
-"""The option controller of the ring: turns local actions into speeds at each control tick.
+"""The option controller: turns local actions into speeds at each control tick.
 
-An action starts an option of fixed duration: 0 stay, 1 / 2 go to the next sector counter-clockwise
-/ clockwise and stop there, -1 hold. A mover follows a carrot on its lane, `look_ahead_rad` along
-the ring; within `core` of the half-sector around the target's centre it goes to the parking radius
-and stops. A stay only goes back to the parking radius. With h the direction of the carrot plus the
-push of neighbours, and e = angle(h) - heading:
+An action starts an option of fixed duration: 0 stay, 1.. go to a neighbouring zone and stop there,
+-1 hold. Where that is, and the way to it, the arena's guide knows (`guides`). With h the direction
+of the guide plus the pushes of neighbours, walls and obstacles, and e = angle(h) - heading:
 
     v = speed * factor * max(0, cos e),      w = clip(turn_gain * e, -w_max, w_max)
     push_i = sum_j clip((far - d_ij) / (far - near), 0, 1) * (p_i - p_j) / d_ij
@@ -28,8 +26,11 @@ import numpy as np
 import numpy.typing as npt
 
 from kofn.controller.core.errors import InputError
+from kofn.hardware.arena import Layout
 from kofn.hardware.driver import HOLD
-from kofn.hardware.ring import N_ACTIONS, RingLayout, sector_centres, wrap, zone_of
+from kofn.hardware.guides import guide_of
+from kofn.hardware.obstacles import steer_around
+from kofn.hardware.ring import wrap
 
 IntArray = npt.NDArray[np.int64]
 FloatArray = npt.NDArray[np.float64]
@@ -37,8 +38,6 @@ BoolArray = npt.NDArray[np.bool_]
 
 FACTOR_RANGE = (0.5, 1.5)
 """Least and greatest speed factor of an option."""
-_DIRECTION = np.array([0, 1, -1, 0], dtype=np.int64)
-"""Zones to move by for actions 0, 1, 2 and (as index -1) hold."""
 
 
 class OptionSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -110,7 +109,7 @@ class OptionSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
 
 
 class OptionController:
-    """Options of n robots in a ring, as arrays.
+    """Options of n robots in an arena, as arrays.
 
     Parameters
     ----------
@@ -126,7 +125,7 @@ class OptionController:
 
     def __init__(
         self,
-        layout: RingLayout,
+        layout: Layout,
         n: int,
         generator: np.random.Generator,
         settings: OptionSettings | None = None,
@@ -137,10 +136,8 @@ class OptionController:
         self.n = n
         self.settings = settings if settings is not None else OptionSettings()
         self._generator = generator
-        self._centres = sector_centres(layout)
+        self._guide = guide_of(layout, n, self.settings)
         self._actions: IntArray = np.full(n, HOLD, dtype=np.int64)
-        self._goal = np.zeros(n)
-        self._lane = np.full(n, layout.middle_m)
         self._factor = np.ones(n)
 
     def start(self, actions: IntArray, poses: FloatArray) -> None:
@@ -149,38 +146,33 @@ class OptionController:
         Parameters
         ----------
         actions
-            Local action of each robot, shape (n,), 0..2 or -1 (hold).
+            Local action of each robot, shape (n,), 0.. or -1 (hold).
         poses
             Shape (n, 3), m, m, rad.
 
         Raises
         ------
         InputError
-            Wrong shape, or an action that a ring does not have.
+            Wrong shape, or an action that the arena does not have.
         """
         self._check(poses)
         actions = np.asarray(actions)
         if actions.shape != (self.n,):
             raise InputError(f"actions of shape {actions.shape} for {self.n} robots")
-        if np.any((actions < HOLD) | (actions >= N_ACTIONS)):
-            bad = int(actions[(actions < HOLD) | (actions >= N_ACTIONS)][0])
-            raise InputError(f"local action {bad} is not one of -1 (hold), 0, 1, 2")
+        known_actions = self.layout.n_actions
+        if np.any((actions < HOLD) | (actions >= known_actions)):
+            bad = int(actions[(actions < HOLD) | (actions >= known_actions)][0])
+            names = ", ".join(str(action) for action in range(known_actions))
+            raise InputError(f"local action {bad} is not one of -1 (hold), {names}")
         # One draw per robot whatever its action, so that it does not shift the draws of the others;
         # stopping everybody is no option and draws nothing.
         if np.any(actions != HOLD):
             factor = self._generator.normal(1.0, self.settings.speed_spread, self.n)
             self._factor = np.clip(factor, *FACTOR_RANGE)
-        zone = zone_of(self.layout, poses)
+        zone = self.layout.zone_of(poses)
         known = zone >= 0
         self._actions = np.where(known, actions, HOLD).astype(np.int64)
-        direction = _DIRECTION[self._actions]
-        self._goal = self._centres[(np.where(known, zone, 0) + direction) % self.layout.zones]
-        layout = self.layout
-        if layout.lanes:
-            lanes = np.array([layout.middle_m, layout.lane_plus_m, layout.lane_minus_m])
-            self._lane = lanes[direction]
-        else:
-            self._lane = np.full(self.n, layout.middle_m)
+        self._guide.start(self._actions, np.where(known, zone, 0))
 
     def push(self, poses: FloatArray) -> FloatArray:
         """Push of these robots on each other, shape (n, 2), from all pairs (for n up to 1000).
@@ -199,15 +191,6 @@ class OptionController:
         unit = delta / np.maximum(distance, 1e-9)[..., None]
         total: FloatArray = np.einsum("ij,ijk->ik", strength, unit)
         return total
-
-    def _wall_push(self, radius: FloatArray) -> FloatArray:
-        """Push of the walls outward (inward: negative), shape (n,), full where a robot touches."""
-        layout, margin = self.layout, self.settings.wall_margin * self.layout.robot_radius_m
-        from_inner = radius - layout.robot_radius_m - layout.inner_m
-        from_outer = layout.outer_m - layout.robot_radius_m - radius
-        outward: FloatArray = np.clip(1.0 - from_inner / margin, 0.0, 1.0)
-        inward: FloatArray = np.clip(1.0 - from_outer / margin, 0.0, 1.0)
-        return outward - inward
 
     def command(
         self, poses: FloatArray, push: FloatArray | None = None
@@ -231,26 +214,17 @@ class OptionController:
         known: BoolArray = np.asarray(np.isfinite(poses).all(axis=1))
         usable: FloatArray = np.where(known[:, None], poses, 0.0)
         x, y, heading = usable[:, 0], usable[:, 1], usable[:, 2]
-        radius = np.hypot(x, y)
-        angle = np.arctan2(y, x)
-        ahead = wrap(self._goal - angle)
-        moving = self._actions > 0
-        travel = moving & (np.abs(ahead) > settings.core * 0.5 * layout.sector_rad)
-        # On the lane while under way, to the parking radius once arrived or staying.
-        carrot = angle + np.where(
-            travel, np.clip(ahead, -settings.look_ahead_rad, settings.look_ahead_rad), 0.0
-        )
-        lane = np.where(travel, self._lane, layout.middle_m)
-        off_lane = np.abs(radius - layout.middle_m) > settings.recentre * layout.robot_radius_m
-        active = known & (self._actions != HOLD) & (travel | off_lane)
-        direction = np.stack([lane * np.cos(carrot) - x, lane * np.sin(carrot) - y], axis=1)
-        direction /= np.maximum(np.hypot(direction[:, 0], direction[:, 1]), 1e-9)[:, None]
+        direction, under_way = self._guide.towards(x, y)
+        active = known & (self._actions != HOLD) & under_way
         if push is not None:
-            direction += settings.avoid_weight * push
+            direction = direction + settings.avoid_weight * push
         # A wheeled robot that leans on a wall with its nose cannot turn away from it: both wheels
         # slip, and the one with more load wins. So walls push too, and it turns on the spot.
-        outward = np.stack([x, y], axis=1) / np.maximum(radius, 1e-9)[:, None]
-        direction += settings.avoid_weight * self._wall_push(radius)[:, None] * outward
+        if layout.walls:
+            direction = direction + settings.avoid_weight * self._guide.walls(x, y)
+        direction = direction + settings.avoid_weight * steer_around(
+            layout.obstacles, x, y, layout.robot_radius_m, direction
+        )
         error = wrap(np.arctan2(direction[:, 1], direction[:, 0]) - heading)
         v = settings.speed_mps * self._factor * np.maximum(0.0, np.cos(error))
         w = np.clip(settings.turn_gain * error, -settings.w_max_radps, settings.w_max_radps)

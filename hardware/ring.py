@@ -11,12 +11,14 @@ Zone of a pose (x, y): j = floor(angle / (2 pi / K)), angle = atan2(y, x) in [0,
 """
 
 import math
+from typing import ClassVar
 
 import msgspec
 import numpy as np
 import numpy.typing as npt
 
 from kofn.controller.core.errors import InputError
+from kofn.hardware.obstacles import Obstacles, check_obstacles
 
 IntArray = npt.NDArray[np.int64]
 FloatArray = npt.NDArray[np.float64]
@@ -48,12 +50,19 @@ class RingLayout(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
         Whether that rule is on; without it everybody uses the middle of the ring.
     robot_radius_m
         Radius of the (round) robots.
+    walls
+        Whether there are walls at both radii; without them a robot can leave the arena.
+    obstacles
+        Discs (x m, y m, radius m) that nobody can enter.
 
     Raises
     ------
     InputError
         A value is out of range, or robots do not fit between the walls on their lanes.
     """
+
+    shape: ClassVar[str] = "ring"
+    n_actions: ClassVar[int] = N_ACTIONS
 
     zones: int = 5
     inner_m: float = 1.0
@@ -63,6 +72,8 @@ class RingLayout(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     lane_park_m: float = 1.50
     lanes: bool = True
     robot_radius_m: float = 0.10
+    walls: bool = True
+    obstacles: Obstacles = ()
 
     def __post_init__(self) -> None:
         if self.zones < 3:
@@ -81,6 +92,7 @@ class RingLayout(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
                 f"robots of radius {self.robot_radius_m} m do not fit: the ring is "
                 f"{self.outer_m - self.inner_m:g} m wide and needs {room:g} m"
             )
+        check_obstacles(self.obstacles)
         if not self.lanes:
             return
         low, high = self.inner_m + self.robot_radius_m, self.outer_m - self.robot_radius_m
@@ -118,16 +130,39 @@ class RingLayout(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
         """How many robots can be placed at random."""
         low, high = self.spawn_m
         disc = math.pi * (0.5 * SPAWN_SPACING * self.robot_radius_m) ** 2
-        return max(1, int(SPAWN_COVER * math.pi * (high**2 - low**2) / disc))
+        area = math.pi * (high**2 - low**2)
+        area -= sum(math.pi * (r + self.robot_radius_m) ** 2 for _, _, r in self.obstacles)
+        return max(1, int(SPAWN_COVER * area / disc))
 
-    def as_arena(self) -> dict[str, float]:
-        """Return the numbers that a log header carries, enough to draw the arena."""
-        return {
-            "zones": float(self.zones),
-            "inner_m": self.inner_m,
-            "outer_m": self.outer_m,
-            "robot_radius_m": self.robot_radius_m,
-        }
+    @property
+    def bounds_m(self) -> tuple[float, float, float, float]:
+        """The walls: (inner, outer, 0, 0)."""
+        return self.inner_m, self.outer_m, 0.0, 0.0
+
+    @property
+    def reach_m(self) -> float:
+        """Distance from the origin within which the arena lies."""
+        return self.outer_m
+
+    def zone_of(self, poses: FloatArray) -> IntArray:
+        """Zone of each pose, shape (n,); see the function `zone_of`."""
+        return zone_of(self, poses)
+
+    def inside(self, poses: FloatArray) -> BoolArray:
+        """Whether each pose's centre is in the ring, shape (n,); see `in_ring`."""
+        return in_ring(self, poses)
+
+    def spawn(self, generator: np.random.Generator) -> tuple[float, float]:
+        """Draw a place uniform over the ring's area, clear of its walls."""
+        low, high = self.spawn_m
+        radius = math.sqrt(generator.uniform(low**2, high**2))
+        angle = generator.uniform(0.0, 2.0 * math.pi)
+        return radius * math.cos(angle), radius * math.sin(angle)
+
+    def as_arena(self) -> dict[str, object]:
+        """Return the settings that a log header carries, enough to build and draw the arena."""
+        table: dict[str, object] = msgspec.to_builtins(self)
+        return {"shape": self.shape, **table}
 
 
 def wrap(angle: FloatArray) -> FloatArray:

@@ -1,14 +1,13 @@
 # SPDX-License-Identifier: MIT
-"""`BulletWorld`: wheeled robots with contacts and motors in the ring arena, by PyBullet.
+"""`BulletWorld`: wheeled robots with contacts and motors in an arena, by PyBullet.
 
-Each control tick (0.1 s) reads all poses, asks the option controller for v and w, bounds them, and
-steps the physics 6 times at 60 Hz (fidelity "high": 24 times at 240 Hz). Wheel speeds are
+Each control tick (0.1 s) steps the physics 6 times at 60 Hz (fidelity "high": 24 times at 240 Hz).
+Wheel speeds are
 
     left = (v - w track / 2) / wheel_radius,      right = (v + w track / 2) / wheel_radius.
 
 Same seed, layout and number of robots give the same poses bit for bit on one machine: each reset
-makes a fresh engine, loads in a fixed order, and draws from one generator. A robot that has fallen
-over, or whose centre is outside the walls, is not `up`; its zone is then the last one it was in.
+makes a fresh engine, loads in a fixed order, and draws from one generator.
 
 | symbol | name | shape | unit |
 |---|---|---|---|
@@ -26,20 +25,23 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 
 from kofn.controller.core.errors import InputError, RunError
-from kofn.hardware.option import OptionController, OptionSettings
-from kofn.hardware.ring import N_ACTIONS, RingLayout, in_ring, zone_of
-from kofn.hardware.safety import Limits, check_limits, limit
-from kofn.sim.placement import place_robots
+from kofn.hardware.arena import Layout
+from kofn.hardware.grid import GridLayout
+from kofn.hardware.option import OptionSettings
+from kofn.hardware.ring import RingLayout
+from kofn.hardware.safety import Limits
+from kofn.sim.bodies import BodyWorld
 from kofn.sim.quiet import quiet_stdout
 from kofn.sim.urdf import CASTER_LINKS, LEFT_JOINT, RIGHT_JOINT, RobotModel, robot_urdf
-from kofn.sim.world import BoolArray, FloatArray, IntArray, Snapshot, WorldSpec
+from kofn.sim.world import TICK_S, BoolArray, FloatArray
 
 Fidelity = Literal["default", "high"]
 
-TICK_S = 0.1
 MAX_ROBOTS = 300
 WALL_BOXES = 32
 WALL_HEIGHT_M = 0.3
+WALL_THICK_M = 0.05
+"""Half of the thickness of outer walls."""
 FRICTION = {"floor": 1.0, "wheel": 0.8, "base": 0.2, "caster": 0.0, "wall": 0.1}
 UPRIGHT_COS = 0.7
 """Cosine of the tilt (45 degrees) beyond which a robot counts as fallen over."""
@@ -68,13 +70,13 @@ def load_pybullet() -> Any:
     return pybullet
 
 
-class BulletWorld:
-    """n wheeled robots in a ring; implements `kofn.sim.world.World`.
+class BulletWorld(BodyWorld):
+    """n wheeled robots in an arena; implements `kofn.sim.world.World`.
 
     Parameters
     ----------
     n
-        Robots, 1 to what the ring can hold.
+        Robots, 1 to what the arena can hold, at most 300.
     layout
         The arena and its traffic rule.
     model
@@ -99,7 +101,7 @@ class BulletWorld:
     def __init__(
         self,
         n: int,
-        layout: RingLayout | None = None,
+        layout: Layout | None = None,
         *,
         model: RobotModel | None = None,
         settings: OptionSettings | None = None,
@@ -107,104 +109,46 @@ class BulletWorld:
         period_s: float = 6.0,
         fidelity: Fidelity = "default",
     ) -> None:
-        self.layout = layout if layout is not None else RingLayout()
-        self.model = (
-            model if model is not None else RobotModel.of_radius(self.layout.robot_radius_m)
-        )
-        if not math.isclose(self.model.radius_m, self.layout.robot_radius_m):
+        layout = layout if layout is not None else RingLayout()
+        self.model = model if model is not None else RobotModel.of_radius(layout.robot_radius_m)
+        if not math.isclose(self.model.radius_m, layout.robot_radius_m):
             raise InputError(
                 f"robot radius {self.model.radius_m} m differs from the layout's "
-                f"{self.layout.robot_radius_m} m"
+                f"{layout.robot_radius_m} m"
             )
-        limit = min(MAX_ROBOTS, self.layout.capacity)
-        if not 1 <= n <= limit:
-            raise InputError(f"{n} robots do not fit: this ring holds 1 to {limit} robots")
         if fidelity not in _ENGINES:
             raise InputError(f"fidelity {fidelity!r} is not one of {', '.join(_ENGINES)}")
-        self._pb = load_pybullet()
-        self.spec = WorldSpec(
-            n=n,
-            n_zones=self.layout.zones,
-            n_actions=N_ACTIONS,
-            period_s=period_s,
-            tick_s=TICK_S,
-            backend="bullet",
-            versions={"pybullet": version("pybullet"), "numpy": np.__version__},
-            arena=self.layout.as_arena(),
-        )
-        self._period_ticks = _ticks(period_s, "period_s")
-        if self._period_ticks < 1:
-            raise InputError(f"period_s = {period_s} s must be at least {TICK_S} s")
-        self._settings = settings if settings is not None else OptionSettings()
-        self._limits = check_limits(
-            limits
-            if limits is not None
-            else Limits(self._settings.fastest_mps, self._settings.w_max_radps)
-        )
         self._engine = _ENGINES[fidelity]
         self._substeps = round(self._engine.steps_per_s * TICK_S)
         self._client: int | None = None
-        self._closed = False
+        super().__init__(
+            n,
+            layout,
+            track_m=self.model.track_m,
+            most=MAX_ROBOTS,
+            backend="bullet",
+            versions={},
+            settings=settings,
+            limits=limits,
+            period_s=period_s,
+        )
+        self._pb = load_pybullet()
+        self.spec.versions["pybullet"] = version("pybullet")
 
-    def reset(self, seed: int) -> None:
-        """Build the arena and place the robots anew, at time 0, with motors at zero."""
-        if self._closed:
-            raise RunError("the world is closed")
-        self._disconnect()
-        generator = np.random.default_rng(seed)
-        spawn = place_robots(self.layout, self.spec.n, generator)
+    def _build(self, spawn: FloatArray) -> None:
         with quiet_stdout(), tempfile.TemporaryDirectory(prefix="kofn-") as folder:
             self._client = self._pb.connect(self._pb.DIRECT)
             self._configure()
             self._build_arena()
             self._bodies, self._joints = self._load_robots(Path(folder), spawn)
-        self._options = OptionController(self.layout, self.spec.n, generator, self._settings)
-        self._tick = 0
-        self._option_ticks_left = 0
-        self._zones = np.zeros(self.spec.n, dtype=np.int64)
-        self._read()
 
-    def observe(self) -> Snapshot:
-        """Return zones, poses and availability now."""
-        self._require_open()
-        return Snapshot(
-            zones=self._zones.copy(),
-            poses=self._poses.copy(),
-            up=self._up.copy(),
-            time_s=self._tick * TICK_S,
-        )
+    def _move(self, v: FloatArray, w: FloatArray) -> None:
+        self._drive(v, w)
+        for _ in range(self._substeps):
+            self._pb.stepSimulation(physicsClientId=self._client)
 
-    def apply(self, actions: IntArray) -> None:
-        """Start an option on every robot: 0..2, or -1 to hold; shape (n,)."""
-        self._require_open()
-        self._options.start(actions, self._poses)
-        self._option_ticks_left = self._period_ticks
-
-    def advance(self, duration_s: float) -> None:
-        """Simulate `duration_s` seconds, a multiple of 0.1 s."""
-        self._require_open()
-        for _ in range(_ticks(duration_s, "duration_s")):
-            v, w = np.zeros(self.spec.n), np.zeros(self.spec.n)
-            if self._option_ticks_left > 0:
-                self._option_ticks_left -= 1
-                v, w = self._options.command(self._poses, self._options.push(self._poses))
-                v, w = limit(np.where(self._up, v, 0.0), np.where(self._up, w, 0.0), self._limits)
-            self._drive(v, w)
-            for _ in range(self._substeps):
-                self._pb.stepSimulation(physicsClientId=self._client)
-            self._tick += 1
-            self._read()
-
-    def close(self) -> None:
-        """Release the engine; idempotent."""
-        self._closed = True
+    def _release(self) -> None:
         self._disconnect()
-
-    def _require_open(self) -> None:
-        if self._closed:
-            raise RunError("the world is closed")
-        if self._client is None:
-            raise RunError("the world has no state yet: reset it with a seed first")
 
     def _disconnect(self) -> None:
         if self._client is not None:
@@ -226,25 +170,55 @@ class BulletWorld:
         pb, client, layout = self._pb, self._client, self.layout
         floor = pb.createCollisionShape(pb.GEOM_PLANE, physicsClientId=client)
         self._add_fixed(floor, (0.0, 0.0, 0.0), 0.0, FRICTION["floor"])
-        core = pb.createCollisionShape(
-            pb.GEOM_CYLINDER,
-            radius=layout.inner_m,
-            height=WALL_HEIGHT_M,
-            physicsClientId=client,
-        )
+        if layout.walls:
+            if isinstance(layout, RingLayout):
+                self._build_ring(layout)
+            else:
+                self._build_box(layout)
+        for x, y, radius in layout.obstacles:
+            self._add_cylinder(x, y, radius)
+
+    def _build_ring(self, layout: RingLayout) -> None:
+        self._add_cylinder(0.0, 0.0, layout.inner_m)
         middle = 0.5 * WALL_HEIGHT_M
-        self._add_fixed(core, (0.0, 0.0, middle), 0.0, FRICTION["wall"])
-        thick = 0.05
         # Half length so that neighbouring boxes overlap at the corners and leave no gap.
-        half_length = (layout.outer_m + 2.0 * thick) * math.tan(math.pi / WALL_BOXES)
-        box = pb.createCollisionShape(
-            pb.GEOM_BOX, halfExtents=[thick, half_length, middle], physicsClientId=client
-        )
+        half_length = (layout.outer_m + 2.0 * WALL_THICK_M) * math.tan(math.pi / WALL_BOXES)
+        box = self._box(WALL_THICK_M, half_length)
         for i in range(WALL_BOXES):
             angle = 2.0 * math.pi * i / WALL_BOXES
-            distance = layout.outer_m + thick
+            distance = layout.outer_m + WALL_THICK_M
             place = (distance * math.cos(angle), distance * math.sin(angle), middle)
             self._add_fixed(box, place, angle, FRICTION["wall"])
+
+    def _build_box(self, layout: GridLayout) -> None:
+        _, _, width, height = layout.bounds_m
+        for angle, distance, length in (
+            (0.0, width, height),
+            (0.5 * math.pi, height, width),
+            (math.pi, width, height),
+            (1.5 * math.pi, height, width),
+        ):
+            box = self._box(WALL_THICK_M, 0.5 * length + 2.0 * WALL_THICK_M)
+            out = 0.5 * distance + WALL_THICK_M
+            place = (out * math.cos(angle), out * math.sin(angle), 0.5 * WALL_HEIGHT_M)
+            self._add_fixed(box, place, angle, FRICTION["wall"])
+
+    def _box(self, half_x: float, half_y: float) -> int:
+        shape: int = self._pb.createCollisionShape(
+            self._pb.GEOM_BOX,
+            halfExtents=[half_x, half_y, 0.5 * WALL_HEIGHT_M],
+            physicsClientId=self._client,
+        )
+        return shape
+
+    def _add_cylinder(self, x: float, y: float, radius: float) -> None:
+        shape = self._pb.createCollisionShape(
+            self._pb.GEOM_CYLINDER,
+            radius=radius,
+            height=WALL_HEIGHT_M,
+            physicsClientId=self._client,
+        )
+        self._add_fixed(shape, (x, y, 0.5 * WALL_HEIGHT_M), 0.0, FRICTION["wall"])
 
     def _add_fixed(
         self, shape: int, place: tuple[float, float, float], yaw: float, friction: float
@@ -296,8 +270,7 @@ class BulletWorld:
                 physicsClientId=self._client,
             )
 
-    def _read(self) -> None:
-        """Take poses, zones and availability from the engine."""
+    def _look(self) -> tuple[FloatArray, BoolArray]:
         pb, client = self._pb, self._client
         rows = np.empty((self.spec.n, 7))
         for i, body in enumerate(self._bodies):
@@ -306,17 +279,5 @@ class BulletWorld:
             rows[i, 3:] = turn
         x, y, z, w = rows[:, 3], rows[:, 4], rows[:, 5], rows[:, 6]
         yaw = np.arctan2(2.0 * (w * z + x * y), 1.0 - 2.0 * (y * y + z * z))
-        self._poses: FloatArray = np.stack([rows[:, 0], rows[:, 1], yaw], axis=1)
-        upright = 1.0 - 2.0 * (x * x + y * y) > UPRIGHT_COS
-        self._up: BoolArray = upright & in_ring(self.layout, self._poses)
-        self._zones = np.where(self._up, zone_of(self.layout, self._poses), self._zones)
-
-
-def _ticks(duration_s: float, name: str) -> int:
-    """Whole control ticks of a duration; `InputError` if it is not a multiple of one."""
-    if not (math.isfinite(duration_s) and duration_s >= 0):
-        raise InputError(f"{name} = {duration_s} s must be finite and at least 0")
-    ticks = round(duration_s / TICK_S)
-    if abs(ticks * TICK_S - duration_s) > 1e-6:
-        raise InputError(f"{name} = {duration_s} s is not a multiple of the tick of {TICK_S} s")
-    return ticks
+        upright: BoolArray = 1.0 - 2.0 * (x * x + y * y) > UPRIGHT_COS
+        return np.stack([rows[:, 0], rows[:, 1], yaw], axis=1), upright

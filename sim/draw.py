@@ -15,6 +15,8 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from kofn.hardware.arena import Layout
+from kofn.hardware.grid import GridLayout
 from kofn.hardware.ring import RingLayout, sector_centres
 from kofn.sim.film import ArenaView, Moment, Scene
 
@@ -34,6 +36,8 @@ POLLED = "#c2006b"
 STAY, PLUS, MINUS, DOWN = "#7d8288", "#e08a00", "#0067b1", "#ffffff"
 ACTION_COLOURS = {0: STAY, 1: PLUS, 2: MINUS, -1: STAY}
 _HEADINGS = 72
+GRID_WORDS = 56
+"""Pixels kept free for the line of words below a grid, and as many above."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,17 +53,18 @@ class Cell:
         return self.x + self.scale * x_m, self.y - self.scale * y_m
 
 
-def cells(layouts: Sequence[RingLayout]) -> list[Cell]:
+def cells(layouts: Sequence[Layout]) -> list[Cell]:
     """Places of the arenas: the grid that makes them largest."""
     width, height, count = WIDTH - LEGEND, HEIGHT - HEADER - FOOTER, len(layouts)
     columns = max(range(1, count + 1), key=lambda c: min(width / c, height / math.ceil(count / c)))
     across, down = width / columns, height / math.ceil(count / columns)
-    side = min(across, down)
     return [
         Cell(
             x=(i % columns + 0.5) * across,
             y=HEADER + (i // columns + 0.5) * down,
-            scale=(0.5 * side - 6) / layout.outer_m,
+            scale=min(0.5 * across - 6, 0.5 * down - 6) / layout.outer_m
+            if isinstance(layout, RingLayout)
+            else _grid_scale(layout, across - 12, down - 12),
         )
         for i, layout in enumerate(layouts)
     ]
@@ -110,8 +115,45 @@ def _box(cell: Cell, radius_m: float, factor: int) -> list[float]:
     return [factor * v for v in (cell.x - r, cell.y - r, cell.x + r, cell.y + r)]
 
 
+def _grid_scale(layout: GridLayout, width: float, height: float) -> float:
+    _, _, width_m, height_m = layout.bounds_m
+    # Below the grid there is a line of words.
+    return min(width / width_m, (height - GRID_WORDS) / height_m)
+
+
 def _draw_arena(pen: Any, view: ArenaView, cell: Cell, target: int) -> None:
-    layout = view.layout
+    if isinstance(view.layout, GridLayout):
+        _draw_grid(pen, view.layout, cell, -1 if view.silent else target)
+    else:
+        _draw_ring(pen, view, view.layout, cell, target)
+    for x, y, radius in view.layout.obstacles:
+        px, py = (SMOOTH * v for v in cell.pixel(x, y))
+        r = SMOOTH * cell.scale * radius
+        pen.ellipse([px - r, py - r, px + r, py + r], fill=WALL)
+
+
+def _draw_grid(pen: Any, layout: GridLayout, cell: Cell, target: int) -> None:
+    half = 0.5 * layout.cell_m
+    centres = layout.centres().tolist()
+
+    def square(x: float, y: float) -> list[float]:
+        left, top = cell.pixel(x - half, y + half)
+        right, bottom = cell.pixel(x + half, y - half)
+        return [SMOOTH * v for v in (left, top, right, bottom)]
+
+    for x, y in centres:
+        pen.rectangle(square(x, y), fill=FLOOR, outline="#c4c7ca", width=2 * SMOOTH)
+    _, _, width, height = layout.bounds_m
+    left, top = cell.pixel(-0.5 * width, 0.5 * height)
+    right, bottom = cell.pixel(0.5 * width, -0.5 * height)
+    edge = [SMOOTH * v for v in (left, top, right, bottom)]
+    pen.rectangle(edge, outline=WALL, width=3 * SMOOTH)
+    if target >= 0:
+        pen.rectangle(square(*centres[target]), fill=TARGET_FILL, outline=TARGET_EDGE,
+                      width=5 * SMOOTH)  # fmt: skip
+
+
+def _draw_ring(pen: Any, view: ArenaView, layout: RingLayout, cell: Cell, target: int) -> None:
     pen.ellipse(_box(cell, layout.outer_m, SMOOTH), fill=FLOOR)
     sector = math.degrees(layout.sector_rad)
     if not view.silent:
@@ -149,6 +191,9 @@ def _draw_arena(pen: Any, view: ArenaView, cell: Cell, target: int) -> None:
 
 def _lettering(view: ArenaView, cell: Cell) -> float:
     """Size of an arena's words relative to the largest, by its core; 0 when none are readable."""
+    if isinstance(view.layout, GridLayout):
+        edge = cell.scale * view.layout.cell_m
+        return min(1.0, edge / 120) if edge >= MIN_LETTERED_CORE else 0.0
     core = cell.scale * view.layout.inner_m
     return min(1.0, core / 105) if core >= MIN_LETTERED_CORE else 0.0
 
@@ -157,12 +202,21 @@ def _label_zones(draw: Any, view: ArenaView, cell: Cell, target: int) -> None:
     size = _lettering(view, cell)
     if not size:
         return
-    radius = 0.82 * view.layout.inner_m
-    for j, angle in enumerate(sector_centres(view.layout)):
-        place = cell.pixel(radius * math.cos(angle), radius * math.sin(angle))
+    for j, (x, y) in enumerate(_label_places(view.layout)):
+        place = cell.pixel(x, y)
         here = j == target and not view.silent
         font = _font(round((28 if here else 22) * size))
         draw.text(place, str(j), TARGET_EDGE if here else FAINT, font, anchor="mm")
+
+
+def _label_places(layout: Layout) -> list[tuple[float, float]]:
+    """Where the number of each zone is written, m: at a ring's core, in a cell's corner."""
+    if isinstance(layout, GridLayout):
+        shift = 0.36 * layout.cell_m
+        return [(x - shift, y + shift) for x, y in layout.centres().tolist()]
+    radius = 0.82 * layout.inner_m
+    angles = sector_centres(layout).tolist()
+    return [(radius * math.cos(angle), radius * math.sin(angle)) for angle in angles]
 
 
 def _draw_counts(draw: Any, moment: Moment, places: Sequence[Cell]) -> None:
@@ -172,6 +226,11 @@ def _draw_counts(draw: Any, moment: Moment, places: Sequence[Cell]) -> None:
             continue
         small, large = _font(round(20 * size)), _font(round(26 * size))
         inside = f"{int(view.in_target(moment.target).sum())} of {int(view.up.sum())}"
+        if isinstance(view.layout, GridLayout):
+            _, bottom = cell.pixel(0.0, -0.5 * view.layout.bounds_m[3])
+            words = "silent" if view.silent else f"{inside} in target"
+            draw.text((cell.x, bottom + 14), f"{view.host}: {words}", FAINT, small, anchor="mm")
+            continue
         draw.text((cell.x, cell.y - 30 * size), view.host, FAINT, small, anchor="mm")
         text = "silent" if view.silent else inside
         draw.text((cell.x, cell.y), text, INK, large, anchor="mm")

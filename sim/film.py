@@ -26,8 +26,8 @@ import numpy as np
 
 from kofn.controller.core.errors import InputError
 from kofn.controller.link.hostlog import Header, Poses, StepTaken, read_host_log
+from kofn.hardware.arena import Layout, layout_of_header
 from kofn.hardware.driver import HOLD
-from kofn.hardware.ring import RingLayout, zone_of
 from kofn.sim.world import BoolArray, FloatArray, IntArray
 
 
@@ -40,7 +40,7 @@ class ArenaView:
     host
         Its name.
     layout
-        Its ring.
+        Its arena.
     poses
         Shape (n, 3), m, m, rad.
     actions
@@ -54,7 +54,7 @@ class ArenaView:
     """
 
     host: str
-    layout: RingLayout
+    layout: Layout
     poses: FloatArray
     actions: IntArray
     up: BoolArray
@@ -63,7 +63,7 @@ class ArenaView:
 
     def in_target(self, target: int) -> BoolArray:
         """Which available robots are in the target zone now, shape (n,)."""
-        inside: BoolArray = self.up & (zone_of(self.layout, self.poses) == target)
+        inside: BoolArray = self.up & (self.layout.zone_of(self.poses) == target)
         return inside
 
 
@@ -123,7 +123,7 @@ class _Track:
     """A host's log, ordered: step keys with rows, and poses on film time."""
 
     header: Header
-    layout: RingLayout
+    layout: Layout
     steps: Mapping[tuple[int, int], StepTaken]
     times_s: FloatArray
     poses: FloatArray
@@ -142,19 +142,20 @@ class Film:
     Raises
     ------
     InputError
-        No log there has both poses in a ring and a step.
+        No log there has both poses in an arena and a step.
     """
 
     def __init__(self, folder: Path, polled: Mapping[int, set[str]] | None = None) -> None:
         self._polled = polled if polled is not None else {}
         logs = [log for path in sorted(folder.glob("*.jsonl")) if (log := _read(path)) is not None]
-        self.steps = sorted({key for _, steps, _ in logs for key in steps})
+        self.steps = sorted({key for _, _, steps, _ in logs for key in steps})
         if not self.steps:
             raise InputError(f"no log in {folder} holds poses and steps to draw")
         self.option_s = logs[0][0].option_s
         index = {key: i for i, key in enumerate(self.steps)}
         self._tracks = [
-            _track(header, steps, rows, index, self.option_s) for header, steps, rows in logs
+            _track(header, layout, steps, rows, index, self.option_s)
+            for header, layout, steps, rows in logs
         ]
         self.duration_s = len(self.steps) * self.option_s
 
@@ -200,8 +201,7 @@ class Film:
         )
 
 
-_ARENA_KEYS = RingLayout().as_arena().keys()
-_Log = tuple[Header, dict[tuple[int, int], StepTaken], list[tuple[tuple[int, int], Poses]]]
+_Log = tuple[Header, Layout, dict[tuple[int, int], StepTaken], list[tuple[tuple[int, int], Poses]]]
 
 
 def _read(path: Path) -> _Log | None:
@@ -228,16 +228,18 @@ def _read(path: Path) -> _Log | None:
     except (OSError, msgspec.MsgspecError, UnicodeDecodeError):
         # A line that was cut in two by a kill and then written over ends the log there.
         pass
-    if header is None or not rows or not header.arena.keys() >= _ARENA_KEYS:
+    layout = layout_of_header(header.arena) if header is not None else None
+    if header is None or layout is None or not rows:
         return None
     n = len(header.robots)
     if any(len(row.p) != n for _, row in rows) or any(len(s.a) != n for s in steps.values()):
         return None
-    return header, steps, rows
+    return header, layout, steps, rows
 
 
 def _track(
     header: Header,
+    layout: Layout,
     steps: dict[tuple[int, int], StepTaken],
     rows: list[tuple[tuple[int, int], Poses]],
     index: Mapping[tuple[int, int], int],
@@ -250,14 +252,6 @@ def _track(
     ]
     poses = np.array([row.p for _, row in rows])
     poses[:, :, 2] = np.unwrap(poses[:, :, 2], axis=0)
-    arena = header.arena
-    layout = RingLayout(
-        zones=int(arena["zones"]),
-        inner_m=arena["inner_m"],
-        outer_m=arena["outer_m"],
-        robot_radius_m=arena["robot_radius_m"],
-        lanes=False,
-    )
     return _Track(header, layout, steps, np.array(times), poses)
 
 

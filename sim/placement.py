@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: MIT
-"""Where robots of a ring start: at random, clear of the walls and of each other.
+"""Where robots start: uniform over an arena, clear of walls, obstacles and each other.
 
-Random sequential placement: a place nearer than 2.1 radii to an earlier robot's is drawn again.
+Random sequential placement: a place nearer than 2.1 radii to an earlier robot's, or in an obstacle,
+is drawn again. Placed robots are looked up by square cells of that edge, so n robots cost n.
 """
 
 import math
@@ -9,31 +10,46 @@ import math
 import numpy as np
 
 from kofn.controller.core.errors import InputError
-from kofn.hardware.ring import SPAWN_SPACING, RingLayout
+from kofn.hardware.arena import Layout
+from kofn.hardware.obstacles import gaps
+from kofn.hardware.ring import SPAWN_SPACING
 from kofn.sim.world import FloatArray
 
 TRIES = 20_000
+TRIES_PER_ROBOT = 200
 
 
-def place_robots(layout: RingLayout, n: int, generator: np.random.Generator) -> FloatArray:
-    """Draw poses uniform over the ring's area, shape (n, 3), m, m, rad.
+def place_robots(layout: Layout, n: int, generator: np.random.Generator) -> FloatArray:
+    """Draw poses uniform over the arena, shape (n, 3), m, m, rad.
 
     Raises
     ------
     InputError
         The robots do not fit.
     """
-    low, high = layout.spawn_m
     least = SPAWN_SPACING * layout.robot_radius_m
-    poses = np.empty((n, 3))
-    placed = 0
-    for _ in range(TRIES):
-        radius = math.sqrt(generator.uniform(low**2, high**2))
-        angle, yaw = generator.uniform(0.0, 2.0 * math.pi), generator.uniform(-math.pi, math.pi)
-        x, y = radius * math.cos(angle), radius * math.sin(angle)
-        if np.all(np.hypot(poses[:placed, 0] - x, poses[:placed, 1] - y) >= least):
-            poses[placed] = (x, y, yaw)
-            placed += 1
-            if placed == n:
-                return poses
-    raise InputError(f"{n} robots do not fit: only {placed} found a place at random in this ring")
+    placed: list[tuple[float, float, float]] = []
+    cells: dict[tuple[int, int], list[int]] = {}
+    for _ in range(max(TRIES, TRIES_PER_ROBOT * n)):
+        x, y = layout.spawn(generator)
+        yaw = generator.uniform(-math.pi, math.pi)
+        column, row = math.floor(x / least), math.floor(y / least)
+        near = (
+            placed[i]
+            for c in range(column - 1, column + 2)
+            for r in range(row - 1, row + 2)
+            for i in cells.get((c, r), ())
+        )
+        if any(math.hypot(other[0] - x, other[1] - y) < least for other in near):
+            continue
+        if layout.obstacles and (
+            gaps(layout.obstacles, np.array([x]), np.array([y]), layout.robot_radius_m).min() <= 0
+        ):
+            continue
+        cells.setdefault((column, row), []).append(len(placed))
+        placed.append((x, y, yaw))
+        if len(placed) == n:
+            return np.array(placed)
+    raise InputError(
+        f"{n} robots do not fit: only {len(placed)} found a place at random in this {layout.shape}"
+    )

@@ -9,14 +9,24 @@
 | actions | local action of each robot, -1 = hold | (n,) | index |
 """
 
-from typing import NamedTuple, Protocol
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Any, NamedTuple, Protocol, Self
 
 import numpy as np
 import numpy.typing as npt
 
+from kofn.controller.core.errors import InputError
+
 IntArray = npt.NDArray[np.int64]
 FloatArray = npt.NDArray[np.float64]
 BoolArray = npt.NDArray[np.bool_]
+
+TICK_S = 0.1
+"""Control tick of our worlds, s."""
+NO_TROUBLE: Mapping[int, str] = MappingProxyType({})
 
 
 class WorldSpec(NamedTuple):
@@ -33,19 +43,55 @@ class WorldSpec(NamedTuple):
     tick_s: float
     backend: str
     versions: dict[str, str]
-    arena: dict[str, float]
+    arena: dict[str, Any]
 
 
 class Snapshot(NamedTuple):
     """The state of all robots at one instant; `poses` is None for a world without bodies.
 
     `zones` are always zones of the world: for a robot that is not `up`, the last one it was in.
+    `zones` are what robots sense (with position noise: where they think they are), `poses` where
+    they are. `trouble` says of robots that are not `up` why, as far as the world knows.
     """
 
     zones: IntArray
     poses: FloatArray | None
     up: BoolArray
     time_s: float
+    trouble: Mapping[int, str] = NO_TROUBLE
+
+
+@dataclass(slots=True)
+class Condition:
+    """What faults have made of a world's robots; whoever injects faults writes into it.
+
+    Attributes
+    ----------
+    wheels
+        Share of the commanded speed that the left and the right wheel turn with, shape (n, 2);
+        0 is a stuck wheel. A robot without bodies cannot move with one.
+    up
+        Robots that work at all, shape (n,).
+    why
+        Robot -> why it does not.
+    noise_m, noise_rad
+        Standard deviation of each coordinate, and of the heading, that robots sense of themselves.
+    """
+
+    wheels: FloatArray
+    up: BoolArray
+    why: dict[int, str] = field(default_factory=dict)
+    noise_m: float = 0.0
+    noise_rad: float = 0.0
+
+    @classmethod
+    def healthy(cls, n: int) -> Self:
+        """Return the condition of n robots without a fault."""
+        return cls(np.ones((n, 2)), np.ones(n, dtype=np.bool_))
+
+    def trouble(self) -> Mapping[int, str]:
+        """Return why robots do not work, for those that do not."""
+        return dict(self.why) if self.why else NO_TROUBLE
 
 
 class World(Protocol):
@@ -79,3 +125,33 @@ class World(Protocol):
     def close(self) -> None:
         """Release the engine; idempotent."""
         ...
+
+
+def ticks(duration_s: float, name: str) -> int:
+    """Whole control ticks of a duration; `InputError` if it is not a multiple of one."""
+    if not (math.isfinite(duration_s) and duration_s >= 0):
+        raise InputError(f"{name} = {duration_s} s must be finite and at least 0")
+    whole = round(duration_s / TICK_S)
+    if abs(whole * TICK_S - duration_s) > 1e-6:
+        raise InputError(f"{name} = {duration_s} s is not a multiple of the tick of {TICK_S} s")
+    return whole
+
+
+def check_period(period_s: float) -> int:
+    """Ticks of an option; `InputError` unless it has at least one."""
+    whole = ticks(period_s, "period_s")
+    if whole < 1:
+        raise InputError(f"period_s = {period_s} s must be at least {TICK_S} s")
+    return whole
+
+
+def check_actions(actions: IntArray, spec: WorldSpec) -> IntArray:
+    """Return actions of shape (n,) in -1..n_actions-1; `InputError` for others."""
+    actions = np.asarray(actions)
+    if actions.shape != (spec.n,):
+        raise InputError(f"actions of shape {actions.shape} for {spec.n} robots")
+    least, most = int(actions.min()), int(actions.max())
+    if least < -1 or most >= spec.n_actions:
+        bad = least if least < -1 else most
+        raise InputError(f"local action {bad} is not in -1 (hold) to {spec.n_actions - 1}")
+    return actions.astype(np.int64, copy=False)

@@ -9,7 +9,7 @@ readable up to its last whole line.
 from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 import msgspec
 
@@ -24,7 +24,7 @@ class Header(msgspec.Struct, frozen=True, kw_only=True, tag="header", tag_field=
 
     host: str
     robots: list[str]
-    arena: dict[str, float]
+    arena: dict[str, Any]
     option_s: float
     seed: int
     backend: str

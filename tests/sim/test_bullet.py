@@ -9,8 +9,10 @@ import numpy as np
 import pytest
 
 from kofn.controller.core.errors import InputError, RunError
+from kofn.hardware.arena import Layout
+from kofn.hardware.grid import GridLayout
 from kofn.hardware.option import OptionSettings
-from kofn.hardware.ring import RingLayout, zone_of
+from kofn.hardware.ring import RingLayout
 from kofn.hardware.safety import Limits
 from kofn.sim.bullet import BulletWorld, load_pybullet
 from kofn.sim.conformance import check_world
@@ -31,8 +33,9 @@ def world() -> Iterator[BulletWorld]:
     made.close()
 
 
-def test_bullet_world_fulfils_the_protocol() -> None:
-    check_world(lambda: BulletWorld(4, period_s=2.0))
+@pytest.mark.parametrize("layout", [RingLayout(), GridLayout(obstacles=((0.6, 0.6, 0.1),))])
+def test_bullet_world_fulfils_the_protocol(layout: Layout) -> None:
+    check_world(lambda: BulletWorld(4, layout, period_s=2.0))
 
 
 def test_kernel_at_ci_size_is_near_the_stored_one() -> None:
@@ -69,7 +72,7 @@ def test_robots_spawn_apart_between_the_walls_and_stand_still(world: BulletWorld
     still = world.observe()
     assert still.poses is not None
     assert np.abs(still.poses[:, :2] - start.poses[:, :2]).max() < 2e-3
-    assert np.array_equal(start.zones, zone_of(world.layout, start.poses))
+    assert np.array_equal(start.zones, world.layout.zone_of(start.poses))
 
 
 def test_option_ends_after_its_period(world: BulletWorld) -> None:
