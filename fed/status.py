@@ -35,7 +35,15 @@ import msgspec
 import numpy as np
 
 from kofn.controller.core.errors import InputError
-from kofn.fed.selectors.protocol import Reference, Status
+from kofn.fed.selectors.protocol import (
+    EPOCHS,
+    EPOCHS_BY_BIN,
+    REFERENCE_LOSS,
+    REFERENCE_S,
+    ConfigValue,
+    Reference,
+    Status,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -135,6 +143,52 @@ def client_bin(
     slower = sum(duration_s > limit for limit in limits)
     speed = max(len(bins.speed) - 1 - slower, 0)
     return bins.index(value, speed)
+
+
+def reference_settings(reference: Reference) -> dict[str, ConfigValue]:
+    """Return a reference as settings that travel with the model."""
+    settings: dict[str, ConfigValue] = {}
+    if reference.loss is not None:
+        settings[REFERENCE_LOSS] = float(reference.loss)
+    if reference.duration_s:
+        settings[REFERENCE_S] = ",".join(f"{limit:.6g}" for limit in reference.duration_s)
+    return settings
+
+
+def settings_reference(settings: Mapping[str, object]) -> Reference:
+    """Return the reference that travelled with the model; empty where none did."""
+    loss, limits = settings.get(REFERENCE_LOSS), str(settings.get(REFERENCE_S, ""))
+    try:
+        return Reference(
+            loss=None if loss is None else float(loss),  # type: ignore[arg-type]
+            duration_s=tuple(float(limit) for limit in limits.split(",") if limit),
+        )
+    except (TypeError, ValueError):
+        raise InputError(
+            f"the reference {_short(loss)}, {_short(limits)} of a call is not made of numbers"
+        ) from None
+
+
+def epochs_asked(settings: Mapping[str, object], bin_: int, default: int) -> int:
+    """Return how many epochs a client in a bin shall train under the settings of its call."""
+    if EPOCHS in settings:
+        asked = settings[EPOCHS]
+    elif EPOCHS_BY_BIN in settings:
+        table = str(settings[EPOCHS_BY_BIN]).split(",")
+        if not 0 <= bin_ < len(table):
+            raise InputError(
+                f"a call names epochs for {len(table)} bins, but the client's is {bin_}"
+            )
+        asked = table[bin_]
+    else:
+        return default
+    try:
+        epochs = int(str(asked))
+    except ValueError:
+        epochs = -1
+    if not 1 <= epochs <= 10_000:
+        raise InputError(f"a call asks for {_short(asked)} epochs, not for 1 to 10000")
+    return epochs
 
 
 def encode(status: Status, bins: Bins) -> dict[str, int | float]:

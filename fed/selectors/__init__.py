@@ -8,6 +8,7 @@ with `check_selector`.
 from kofn.fed.selectors.check import check_selector
 from kofn.fed.selectors.protocol import (
     EPOCHS,
+    EPOCHS_BY_BIN,
     Outcome,
     PollRequest,
     Reference,
@@ -19,6 +20,7 @@ from kofn.fed.selectors.registry import SELECTORS, check_sizes, make_selector
 
 __all__ = [
     "EPOCHS",
+    "EPOCHS_BY_BIN",
     "SELECTORS",
     "Outcome",
     "PollRequest",

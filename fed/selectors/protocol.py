@@ -40,6 +40,12 @@ ConfigValue = int | float | str
 #: The setting that says how many epochs a client trains, in `Selection.per_client_config`.
 EPOCHS = "epochs"
 
+#: A local policy instead: epochs by the client's own bin, as "1,1,5,5". The client finds its bin
+#: with the reference that `REFERENCE_LOSS` and `REFERENCE_S` carry (see `kofn.fed.status`).
+EPOCHS_BY_BIN = "epochs-by-bin"
+REFERENCE_LOSS = "reference-loss"
+REFERENCE_S = "reference-s"
+
 
 class Reference(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What a client compares itself with to find its bin; the server's own averages.
