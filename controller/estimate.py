@@ -115,7 +115,7 @@ class Estimator:
 
     def note_late(self, t: int, late: Sequence[Answer]) -> None:
         """Remember answers of step t that came too late to count."""
-        for robot, zone in late:
+        for robot, zone, _ in late:
             self.last_known.note(robot, t, zone)
 
     def estimate(
@@ -146,7 +146,7 @@ class Estimator:
             filled = filled + law
         open_places -= len(topped_up) + len(remembered)
         padded = self._pad(t, counts, 0 if fallback or self._response else open_places)
-        for robot, zone in (*fresh, *outcome.topped_up):
+        for robot, zone, _ in (*fresh, *outcome.topped_up):
             self.last_known.note(robot, t, zone)
         return Estimate(
             counts=counts,
@@ -167,7 +167,7 @@ class Estimator:
 
     def _watch_loss(self, first_wave: Sequence[str], outcome: Outcome, belief: FloatArray) -> None:
         """Count who answered, by where each was last known to be."""
-        heard = dict(outcome.fresh)
+        heard = {robot: zone for robot, zone, _ in outcome.fresh}
         silent = set(outcome.silent)
         asked = [robot for robot in first_wave if robot in heard or robot in silent]
         for robot in asked:

@@ -112,6 +112,11 @@ class Player:
             padded=_whole(estimate.padded),
             share=estimate.share,
             degraded=self._fallbacks >= DEGRADED_AFTER,
+            transitions=[
+                (*answer.came_from, answer.zone)
+                for answer in (*outcome.fresh, *outcome.topped_up)
+                if answer.came_from is not None
+            ],
             **self._link.take_refused(),
         )
 
@@ -140,6 +145,7 @@ class Player:
             host_of=frame.host_of,
             k=config.k,
             n_zones=self._dispatcher.belief.size,
+            n_actions=self._dispatcher.pi_l.shape[2],
             deadline_s=self.sent_s + ttl_s,
             second_wave_s=self.sent_s + ttl_s / 2 if config.waves == 2 else None,
             replacements=lambda lack: self._estimator.replacements(polled, lack),

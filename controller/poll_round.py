@@ -38,10 +38,14 @@ Tally = Counter[Kind]
 
 
 class Answer(NamedTuple):
-    """A robot and the zone that it latched at the step of the round."""
+    """A robot and the zone that it latched at the step of the round.
+
+    `came_from` is its last transition, (z(t-1), a(t-1)), where it has made one whole.
+    """
 
     robot: str
     zone: int
+    came_from: tuple[int, int] | None = None
 
 
 class Outcome(NamedTuple):
@@ -98,8 +102,8 @@ class PollRound:
         Robot -> host that speaks for it.
     k
         Poll size; a smaller frame is asked as a whole.
-    n_zones
-        Zones are 0..n_zones-1.
+    n_zones, n_actions
+        Zones are 0..n_zones-1, local actions 0..n_actions-1.
     deadline_s
         Time on the controller's clock after which nothing counts any more.
     second_wave_s
@@ -116,6 +120,7 @@ class PollRound:
         host_of: Mapping[str, str],
         k: int,
         n_zones: int,
+        n_actions: int,
         deadline_s: float,
         second_wave_s: float | None = None,
         replacements: Callable[[Lack], int] = lambda lack: len(lack.missing) + lack.unavailable,
@@ -130,8 +135,9 @@ class PollRound:
         self._all_hosts = host_of
         self._host_of = {robot: host_of[robot] for robot in self.first_wave}
         self._n_zones = n_zones
+        self._n_actions = n_actions
         self._given: dict[str, _Given] = {}
-        self._zones: dict[str, int] = {}
+        self._heard: dict[str, Answer] = {}
         self._late: list[Answer] = []
         self._late_s: list[float] = []
         self._closed_s: float | None = None
@@ -160,9 +166,9 @@ class PollRound:
 
     def open_second_wave(self) -> bool:
         """Choose the robots of the second wave, once; return whether there are any."""
-        lacking = [robot for robot in self.first_wave if robot not in self._zones]
+        lacking = [robot for robot in self.first_wave if robot not in self._heard]
         missing = [r for r in lacking if r not in self._given or self._said(r, Flag.STALE)]
-        lack = Lack(tuple(missing), len(lacking) - len(missing), len(self._zones))
+        lack = Lack(tuple(missing), len(lacking) - len(missing), len(self._heard))
         wanted = self._replacements(lack)
         self.second_wave = self._spare[: max(0, wanted)]
         self._spare = ()
@@ -194,22 +200,33 @@ class PollRound:
         before = self._given.get(row.id)
         if before is not None and (before.row == row or self._contradicts(before, given)):
             return "duplicate" if before.row == row else "conflict"
-        if row.flag is Flag.OK and (row.z is None or row.z >= self._n_zones):
+        if row.flag is Flag.OK and not self._in_range(row):
             return "out_of_range"
         end_s = self.deadline_s if self._closed_s is None else self._closed_s
         if self._closed_s is not None or now_s >= end_s:
-            if row.flag is Flag.OK and row.z is not None and row.id not in self._zones:
+            if row.flag is Flag.OK and row.z is not None and row.id not in self._heard:
                 self._late.append(Answer(row.id, row.z))
                 self._late_s.append(max(0.0, now_s - end_s))
             return "late"
         if row.flag is Flag.OK and row.z is not None:
-            if row.id in self._zones:
+            if row.id in self._heard:
                 return "duplicate"  # the host has started anew and taken the step once more
             self._given[row.id] = given
-            self._zones[row.id] = row.z
+            came_from = None
+            if row.z_prev is not None and row.a_prev is not None:
+                came_from = row.z_prev, row.a_prev
+            self._heard[row.id] = Answer(row.id, row.z, came_from)
             return None
         self._given.setdefault(row.id, given)
         return "stale" if row.flag is Flag.STALE else "unavailable"
+
+    def _in_range(self, row: Row) -> bool:
+        """Whether zone and last transition can be; the two parts of the latter come together."""
+        if row.z is None or row.z >= self._n_zones:
+            return False
+        if row.z_prev is None or row.a_prev is None:
+            return row.z_prev is row.a_prev
+        return row.z_prev < self._n_zones and row.a_prev < self._n_actions
 
     @staticmethod
     def _contradicts(before: _Given, given: _Given) -> bool:
@@ -227,7 +244,7 @@ class PollRound:
     @property
     def complete(self) -> bool:
         """Whether waiting can bring nothing more."""
-        if all(robot in self._zones for robot in self.first_wave):
+        if all(robot in self._heard for robot in self.first_wave):
             return True
         return not self._spare and self._all_said_something(self.asked)
 
@@ -253,4 +270,4 @@ class PollRound:
         return late
 
     def _answers(self, robots: Sequence[str]) -> tuple[Answer, ...]:
-        return tuple(Answer(robot, self._zones[robot]) for robot in robots if robot in self._zones)
+        return tuple(self._heard[robot] for robot in robots if robot in self._heard)

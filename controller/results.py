@@ -74,6 +74,10 @@ class Decision(msgspec.Struct, frozen=True, kw_only=True):
         empty when there was nothing to estimate from.
     degraded
         This is at least the third fallback in a row.
+    transitions
+        Last transitions of the robots that answered in time: (z(t-1), a(t-1), z(t)) each, made
+        under the target of the step before. A robot that missed that step, was held in it, or
+        whose action was altered gives none.
     """
 
     ep: int
@@ -106,6 +110,7 @@ class Decision(msgspec.Struct, frozen=True, kw_only=True):
     padded: list[int] = []
     share: list[float] = []
     degraded: bool = False
+    transitions: list[tuple[int, int, int]] = []
 
 
 class Checkpoint(msgspec.Struct, frozen=True, kw_only=True):

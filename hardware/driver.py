@@ -98,11 +98,16 @@ class Driver(Protocol):
 
 
 class Reading(NamedTuple):
-    """State at one instant: zones (n,), which robots are available (n,), world time in s."""
+    """State at one instant: zones (n,), which robots are available (n,), world time in s.
+
+    `altered`, shape (n,): robots that did something else than they were told in the option that
+    ends, because a safety layer stepped in; None is nobody. Their transition is not reported.
+    """
 
     zones: IntArray
     up: BoolArray
     time_s: float
+    altered: BoolArray | None = None
 
 
 class Bank(Protocol):

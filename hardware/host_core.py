@@ -222,6 +222,8 @@ class HostCore:
         old = self.latch
         if old and (old.ep, old.t + 1) == (step.ep, step.t) and self._whole:
             known = (old.zones >= 0) & (old.actions != HOLD) & (zones >= 0)
+            if reading.altered is not None:
+                known &= ~reading.altered
             z_prev = np.where(known, old.zones, -1)
             a_prev = np.where(known, old.actions, -1)
         latch = Latch(step.ep, step.t, target, zones, actions, z_prev, a_prev, now_s)

@@ -253,9 +253,9 @@ class FaultMachine(RuleBasedStateMachine):
         poll_round = self.loop._link._intake.rounds[-1]
         assert self.clock.now() <= poll_round.deadline_s + 1e-9
         answers = [*outcome.fresh, *outcome.topped_up]
-        assert len({robot for robot, _ in answers}) == len(answers)
+        assert len({robot for robot, *_ in answers}) == len(answers)
         assert len(poll_round.asked) == len(set(poll_round.asked)) <= 2 * K
-        for robot, zone in answers:
+        for robot, zone, _ in answers:
             assert robot in poll_round.asked
             assert zone in self.latched[(self.epoch, t), robot]
 

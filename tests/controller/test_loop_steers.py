@@ -18,7 +18,7 @@ from kofn.controller.link.hostlog import StepTaken, read_host_log
 from kofn.controller.link.memory import Faults
 from kofn.controller.link.messages import Cmd, Ctl, Halt, Reply, encode
 from kofn.controller.link.transport import Session
-from kofn.controller.record import read_run
+from kofn.controller.record import read_decisions, read_run
 from kofn.controller.results import Decision
 
 
@@ -83,6 +83,22 @@ def test_robots_latch_and_act_on_the_target_of_the_step(make_fleet: Any) -> None
     for t, decision in enumerate(decisions):  # k = n: the answers are the latched zones of t
         latched = [zone for log in rows for zone in log[t].z]
         assert decision.counts == [latched.count(zone) for zone in range(4)]
+
+
+def test_record_holds_the_last_transitions_of_the_robots_that_were_polled(make_fleet: Any) -> None:
+    fleet = make_fleet(4, 3)
+    _, decisions = fleet.run(steps=8, k=3)
+    lived: dict[str, list[tuple[int, int]]] = {}
+    for host, bank in fleet.banks.items():
+        log = read_host_log(fleet.logs / f"{host}.jsonl")
+        taken = [row for row in log if isinstance(row, StepTaken)]
+        for i, robot in enumerate(bank.robots):
+            lived[robot] = [(row.z[i], row.a[i]) for row in taken]
+    recorded = read_decisions(fleet.folder.path)
+    assert recorded[0].transitions == []
+    for t in range(1, 8):
+        expected = [(*lived[robot][t - 1], lived[robot][t][0]) for robot in decisions[t].asked]
+        assert recorded[t].transitions == expected
 
 
 def test_controller_says_goodbye(make_fleet: Any) -> None:

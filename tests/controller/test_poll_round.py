@@ -4,6 +4,7 @@
 from collections import Counter
 from typing import Any
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -48,13 +49,14 @@ def make(k: int = 5, permutation: list[str] | None = None, *, waves: int = 1) ->
         host_of=HOSTS,
         k=k,
         n_zones=ZONES,
+        n_actions=3,
         deadline_s=DEADLINE_S,
         second_wave_s=DEADLINE_S / 2 if waves == 2 else None,
     )
 
 
 def counts(outcome: Outcome) -> tuple[int, ...]:
-    found = Counter(zone for _, zone in (*outcome.fresh, *outcome.topped_up))
+    found = Counter(answer.zone for answer in (*outcome.fresh, *outcome.topped_up))
     return tuple(found[zone] for zone in range(ZONES))
 
 
@@ -90,7 +92,7 @@ def test_counts_the_first_zone_of_each_asked_robot(arrived: list[Arrival], k: in
                 spoken.add(row.id)
                 first.setdefault(row.id, row.z)
     outcome = poll_round.close()
-    assert dict(outcome.fresh) == first
+    assert {answer.robot: answer.zone for answer in outcome.fresh} == first
     assert set(outcome.silent) == set(poll_round.asked) - spoken
     assert outcome.topped_up == ()
 
@@ -113,7 +115,7 @@ def test_result_does_not_depend_on_the_order_of_arrival(arrived: list[tuple[str,
     poll_round = make(6)
     for robot, zone in arrived:
         poll_round.accept(HOSTS[robot], reply(KEY, [answer(robot, zone)]), 1.0)
-    assert [zone for _, zone in poll_round.close().fresh] == [0, 1, 2, 3, 0, 1]
+    assert [zone for _, zone, _ in poll_round.close().fresh] == [0, 1, 2, 3, 0, 1]
 
 
 @given(
@@ -139,9 +141,9 @@ def test_second_wave_replaces_whoever_is_silent_by_the_next_of_the_permutation(
     assert poll_round.asked == tuple(permutation[: k + len(lacking)][: 2 * k])
     outcome = poll_round.close()
     answered = early | late
-    assert [robot for robot, _ in outcome.fresh] == [r for r in permutation[:k] if r in answered]
+    assert [robot for robot, *_ in outcome.fresh] == [r for r in permutation[:k] if r in answered]
     topped_up = [robot for robot in poll_round.second_wave if robot in late]
-    assert [robot for robot, _ in outcome.topped_up] == topped_up
+    assert [robot for robot, *_ in outcome.topped_up] == topped_up
 
 
 @given(st.lists(arrivals, max_size=20), st.sampled_from([1, 2]))
@@ -204,6 +206,22 @@ def test_second_wave_is_not_asked_when_the_first_is_complete_or_the_time_is_up()
     assert not poll_round.second_wave_due(6.0)
 
 
+@pytest.mark.parametrize("last", [(ZONES, 0), (0, 3), (0, None), (None, 0)])
+def test_row_with_an_impossible_last_transition_does_not_count(
+    last: tuple[int | None, int | None],
+) -> None:
+    poll_round = make()
+    tally = poll_round.accept("h0", reply(KEY, [Row("r0", 1, Flag.OK, 0, *last)]), 1.0)
+    assert tally == {"out_of_range": 1}
+    assert poll_round.close().fresh == ()
+
+
+def test_last_transition_is_part_of_the_answer() -> None:
+    poll_round = make()
+    poll_round.accept("h0", reply(KEY, [Row("r0", 1, Flag.OK, 0, 2, 0)]), 1.0)
+    assert poll_round.close().fresh == (Answer("r0", 1, (2, 0)),)
+
+
 def test_how_many_are_replaced_can_be_chosen() -> None:
     seen: list[Lack] = []
 
@@ -217,6 +235,7 @@ def test_how_many_are_replaced_can_be_chosen() -> None:
         host_of=HOSTS,
         k=4,
         n_zones=ZONES,
+        n_actions=3,
         deadline_s=DEADLINE_S,
         second_wave_s=5.0,
         replacements=none,

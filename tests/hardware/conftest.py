@@ -49,6 +49,7 @@ class FakeBank:
         self.clock = clock
         self.zones = np.random.default_rng(seed).integers(0, ZONES, n)
         self.up = np.ones(n, dtype=np.bool_)
+        self.altered: npt.NDArray[np.bool_] | None = None
         self.actions = np.full(n, -1)
         self.moving = self.hopped = False
         self.left = 0
@@ -61,7 +62,7 @@ class FakeBank:
         self.calls.append("open")
 
     def read(self) -> Reading:
-        return Reading(self.zones.copy(), self.up.copy(), self.world_s)
+        return Reading(self.zones.copy(), self.up.copy(), self.world_s, self.altered)
 
     def apply(self, actions: npt.NDArray[np.int64]) -> None:
         self.calls.append("apply")

@@ -142,6 +142,13 @@ def test_last_transition_is_omitted_when_it_was_not_lived_through(rig: Any, cut:
     assert all(row.flag is Flag.OK and row.z_prev is None for row in rows)
 
 
+def test_transition_of_a_robot_whose_action_was_altered_is_omitted(lockstep: Any) -> None:
+    lockstep.step(0)
+    lockstep.bank.altered = np.arange(6) == 2
+    lockstep.step(1)
+    assert [row.id for row in lockstep.poll(1) if row.z_prev is None] == ["r-2"]
+
+
 def test_realtime_transition_survives_an_option_cut_by_a_few_milliseconds(rig: Any) -> None:
     rig.step(0, run_s=5.9)
     rig.step(1)
