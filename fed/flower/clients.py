@@ -68,9 +68,7 @@ class StatusProvider:
         """Return this client's estimate of one upload of the model, s."""
         raise NotImplementedError
 
-    def loss(
-        self, context: Context, arrays: ArrayRecord, samples: int | None
-    ) -> tuple[float, int]:
+    def loss(self, context: Context, arrays: ArrayRecord, samples: int | None) -> tuple[float, int]:
         """Return the mean loss of a model on this client's data, and how many samples it holds."""
         raise NotImplementedError
 

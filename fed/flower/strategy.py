@@ -363,7 +363,7 @@ class SelectedStrategy(Strategy):
         if not settings:
             return message
         key = setting(self.inner, "configrecord_key", "config")
-        shared = message.content.config_records.get(key, {})
+        shared = message.content.config_records.get(key, ConfigRecord())
         content = RecordDict(dict(message.content))
         content[key] = ConfigRecord({**shared, **settings})
         return Message(

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 import numpy as np
+from flwr.app import ConfigRecord
 
 from kofn.fed.flower import wire
 from kofn.fed.flower.clients import LOSS_KEYS
@@ -84,7 +85,7 @@ def sort_out(
 def told(message: Message, weight_key: str) -> Told:
     """Return what a usable reply says."""
     metrics = _metrics(message)
-    config = message.content.config_records.get(wire.RECORD, {})
+    config = message.content.config_records.get(wire.RECORD, ConfigRecord())
     epochs, bin_ = config.get("epochs"), config.get("bin")
     losses = (_number(metrics, key) for key in LOSS_KEYS)
     return Told(

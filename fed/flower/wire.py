@@ -116,7 +116,7 @@ def pack_name(name: str) -> RecordDict:
 
 def read_name(content: RecordDict) -> str | None:
     """Return the name in a reply to hello, None where it is no printable text of 64 characters."""
-    name = content.config_records.get(RECORD, {}).get("name")
+    name = content.config_records.get(RECORD, ConfigRecord()).get("name")
     if not isinstance(name, str) or not 0 < len(name) <= MAX_NAME or not name.isprintable():
         return None
     return name
