@@ -17,7 +17,7 @@ from collections.abc import Callable, Sequence
 
 from kofn.controller.core.errors import InputError
 from kofn.controller.link.clock import Clock
-from kofn.controller.link.hostlog import HostLog, StepTaken
+from kofn.controller.link.hostlog import HostLog, StepTaken, logged
 from kofn.controller.link.messages import (
     Ack,
     Cmd,
@@ -237,6 +237,7 @@ class HostAgent:
         self._busy, self._started_s = True, now_s
         self._send(replies)
         if self._host_log is not None:
+            z, a, w = logged(latch.zones, latch.actions)
             self._host_log.write(
                 StepTaken(
                     ep=step.ep,
@@ -244,8 +245,10 @@ class HostAgent:
                     g=latch.g,
                     u=step.u,
                     time_s=reading.time_s,
-                    z=latch.zones.tolist(),
-                    a=latch.actions.tolist(),
+                    z=z,
+                    a=a,
+                    w=w,
+                    x=reading.digest,
                 )
             )
 

@@ -102,12 +102,14 @@ class Reading(NamedTuple):
 
     `altered`, shape (n,): robots that did something else than they were told in the option that
     ends, because a safety layer stepped in; None is nobody. Their transition is not reported.
+    `digest` names the exact state of a simulated world; empty elsewhere.
     """
 
     zones: IntArray
     up: BoolArray
     time_s: float
     altered: BoolArray | None = None
+    digest: str = ""
 
 
 class Bank(Protocol):

@@ -26,7 +26,14 @@ MOVES: tuple[tuple[int, int], ...] = ((0, 0), (1, 0), (-1, 0), (0, 1), (0, -1))
 MAX_ZONES = 400
 
 
-class GridLayout(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class GridLayout(
+    msgspec.Struct,
+    frozen=True,
+    kw_only=True,
+    forbid_unknown_fields=True,
+    tag="grid",
+    tag_field="shape",
+):
     """A grid arena and the traffic rule in it.
 
     Attributes
@@ -106,7 +113,7 @@ class GridLayout(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     def as_arena(self) -> dict[str, object]:
         """Return the settings that a log header carries, enough to build and draw the arena."""
         table: dict[str, object] = msgspec.to_builtins(self)
-        return {"shape": self.shape, "zones": self.zones, **table}
+        return {"zones": self.zones, **table}
 
     def zone_of(self, poses: FloatArray) -> IntArray:
         """Zone of each pose, shape (n,), the nearest for one outside; -1 where it is not finite."""

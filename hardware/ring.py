@@ -35,7 +35,14 @@ SPAWN_COVER = 0.4
 """Share of the spawn area that discs of that spacing may cover; random placing jams near 0.55."""
 
 
-class RingLayout(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class RingLayout(
+    msgspec.Struct,
+    frozen=True,
+    kw_only=True,
+    forbid_unknown_fields=True,
+    tag="ring",
+    tag_field="shape",
+):
     """A ring arena and the traffic rule in it.
 
     Attributes
@@ -162,7 +169,7 @@ class RingLayout(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     def as_arena(self) -> dict[str, object]:
         """Return the settings that a log header carries, enough to build and draw the arena."""
         table: dict[str, object] = msgspec.to_builtins(self)
-        return {"shape": self.shape, **table}
+        return table
 
 
 def wrap(angle: FloatArray) -> FloatArray:

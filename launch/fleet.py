@@ -36,10 +36,13 @@ from kofn.launch.preparing import load_policy, train_policy
 from kofn.launch.scenario import HostSection, Scenario
 from kofn.launch.supervise import Child, Supervisor
 from kofn.launch.truth import LAST_STEPS, mean_reward, read_truth, share_in_target
+from kofn.sim.motion import MotionKernel
 
 Dispatcher = Literal["policy", "random"]
 
 ALLOW_LIST = "hosts.toml"
+KERNEL = "motion.npz"
+"""The motion of finite worlds that have no kernel of their own, in the run folder."""
 
 
 def run_scenario(scenario: Scenario, *, runs: Path, video: bool = True) -> dict[str, Any]:
@@ -151,6 +154,9 @@ def _play(
     tables = _explicit(scenario)
     folder.write_config(scenario=tables)
     folder.write_policy(policy)
+    kernel = folder.path / KERNEL
+    if any(host.world == "finite" and not host.kernel for host in scenario.hosts):
+        MotionKernel.of_game(policy.game).save(kernel)
     with Supervisor(folder.logs) as supervisor:
         # The counter stays beside the runs: physical hosts remember the highest epoch they saw.
         epochs = folder.path.parent / ".epochs" / scenario.name
@@ -161,6 +167,7 @@ def _play(
             workdir=workdir,
             policy=folder.policy,
             epoch_file=epochs,
+            kernel=kernel,
         )
         summary = runner.play(folder, "policy")
         if not scenario.control:
@@ -222,7 +229,9 @@ class _Runner:
         workdir: Path,
         policy: Path,
         epoch_file: Path,
+        kernel: Path,
     ) -> None:
+        self._kernel = kernel
         self._policy = policy
         self._scenario = scenario
         self._epoch_file = epoch_file
@@ -270,7 +279,10 @@ class _Runner:
         ]
         if host.kind == "swarm":
             command += ["--robots", str(host.robots), "--world", host.world]
-            command += ["--pace", scenario.pace]
+            command += ["--pace", scenario.pace, "--fidelity", host.fidelity]
+            command += ["--robot", msgspec.json.encode(scenario.robot).decode()]
+            if host.world == "finite":
+                command += ["--kernel", str(Path(host.kernel or self._kernel).absolute())]
         else:
             command += ["--driver", host.driver, "--zone", str(host.zone)]
         return self._supervisor.start(f"{host.name}-{dispatcher}", command)

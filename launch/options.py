@@ -9,6 +9,7 @@ import typer
 from kofn.controller.link.messages import Pace
 from kofn.controller.link.mqtt import Protocol
 from kofn.launch.seeds import MAX_SEED
+from kofn.sim.worlds import Fidelity
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")]
 Seed = Annotated[int, typer.Option(min=0, max=MAX_SEED, help="Seed of everything random.")]
@@ -46,6 +47,9 @@ Speed = Annotated[
     float, typer.Option(help="Fleet seconds per second; above 1 for simulated fleets only.")
 ]
 Period = Annotated[float, typer.Option("--period", help="Length of a step, s.")]
-Arena = Annotated[str, typer.Option("--arena", help="Ring arena as JSON; {} is the default ring.")]
+Arena = Annotated[str, typer.Option("--arena", help="Arena as JSON; {} is the default ring.")]
+FidelityOption = Annotated[
+    Fidelity, typer.Option("--fidelity", help="Bullet: 60 Hz, 10 iterations; high: 240 Hz, 50.")
+]
 HostName = Annotated[str, typer.Option("--host", help="Name of this host on the wire.")]
 Log = Annotated[Path | None, typer.Option(help="File for this host's own log (JSON lines).")]

@@ -17,6 +17,7 @@ import msgspec
 from kofn.controller.config import ControllerConfig
 from kofn.controller.core.errors import InputError, RunError
 from kofn.controller.core.policy import Policy
+from kofn.controller.core.presets import load_game
 from kofn.controller.link.allow_list import AllowList
 from kofn.controller.link.clock import Clock, MonotonicClock
 from kofn.controller.link.hostlog import HostLog
@@ -29,11 +30,16 @@ from kofn.controller.loop import ControlLoop
 from kofn.controller.record import RunFolder
 from kofn.controller.results import Checkpoint, Decision, Summary
 from kofn.hardware.agent import HostAgent
+from kofn.hardware.arena import Layout
 from kofn.hardware.driver import Bank
 from kofn.hardware.ring import RingLayout
 from kofn.launch.scenario import check_time
 from kofn.launch.seeds import named_seed
 from kofn.launch.signals import StopFlag
+from kofn.sim.motion import MotionKernel
+from kofn.sim.robots import RobotSpec
+from kofn.sim.world import World
+from kofn.sim.worlds import Fidelity, make_world
 
 SWITCH_INTERVAL_S = 0.0002
 """How soon the network's thread gets its turn while a world computes, wall seconds."""
@@ -130,8 +136,42 @@ class SwarmConfig(msgspec.Struct, frozen=True, kw_only=True):
     speed: float = 1.0
     period_s: float = 6.0
     seed: int = 0
-    layout: RingLayout = RingLayout()
+    layout: Layout = RingLayout()
+    fidelity: Fidelity = "default"
+    robot: RobotSpec = RobotSpec()
+    kernel: str = ""
+    gui: bool = False
     log: Path | None = None
+
+
+def read_kernel(name: str) -> MotionKernel:
+    """Return a motion kernel from an `.npz` file, or that of a game by its name."""
+    if name.endswith(".npz"):
+        return MotionKernel.load(Path(name))
+    return MotionKernel.of_game(load_game(name))
+
+
+def make_swarm(config: SwarmConfig) -> World:
+    """Return the world of a host, not reset yet.
+
+    Raises
+    ------
+    InputError
+        Unknown world, robots that do not fit, or a kernel that cannot be read.
+    RunError
+        The simulator is missing, or there is no display for its window.
+    """
+    kernel = read_kernel(config.kernel or "arena") if config.world == "finite" else None
+    return make_world(
+        config.world,
+        config.robots,
+        config.layout,
+        period_s=config.period_s,
+        robot=config.robot,
+        fidelity=config.fidelity,
+        gui=config.gui,
+        kernel=kernel,
+    )
 
 
 def run_swarm(connection: Connection, config: SwarmConfig) -> dict[str, int]:
@@ -145,23 +185,21 @@ def run_swarm(connection: Connection, config: SwarmConfig) -> dict[str, int]:
         The broker does not answer, or the simulator is missing.
     """
     from kofn.sim.bank import WorldBank
-    from kofn.sim.bullet import BulletWorld
     from kofn.sim.quiet import quiet_stdout
 
     check_host(config.host)
     check_time(config.period_s, config.speed)
-    if config.world != "bullet":
-        raise InputError(f"unknown world {config.world!r}; known is bullet")
     clock = MonotonicClock(config.speed)
     with quiet_stdout(), _log_of(config.log) as log:
         bank = WorldBank(
-            BulletWorld(config.robots, config.layout, period_s=config.period_s),
+            make_swarm(config),
             robot_names(config.host, config.robots),
             seed=named_seed(config.seed, "world", config.host),
             pace=config.pace,
             clock=clock,
             log=log,
             host=config.host,
+            config=msgspec.to_builtins(msgspec.structs.replace(config, log=None)),
         )
         return _serve(connection, config.host, bank, clock, config.seed, log)
 

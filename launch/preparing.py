@@ -60,6 +60,11 @@ def load_policy(scenario: Scenario) -> tuple[Game, Policy | None]:
         raise InputError(
             f"game {game.name!r} has {game.n_local} zones, the arena has {scenario.arena.zones}"
         )
+    if game.n_local_actions != scenario.arena.n_actions:
+        raise InputError(
+            f"game {game.name!r} has {game.n_local_actions} local actions, robots of a "
+            f"{scenario.arena.shape} have {scenario.arena.n_actions}"
+        )
     if not scenario.policy.file:
         return game, None
     policy = Policy.load(scenario.policy.file)

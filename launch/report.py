@@ -78,7 +78,9 @@ class _Run:
         zones = len(self.decisions[0].belief)
         if self.truth is not None:
             zones = max(zones, int(self.truth.zones.max()) + 1)
-            counts = (self.truth.zones[:, :, None] == np.arange(zones)).sum(axis=1).astype(float)
+            counts = np.stack(
+                [(self.truth.w * (self.truth.zones == j)).sum(axis=1) for j in range(zones)], axis=1
+            ).astype(float)
             steps = self.truth.t
         else:
             counts, steps = np.array([decision.belief for decision in self.decisions]), self.t

@@ -31,12 +31,17 @@ from kofn.controller.config import ControllerConfig
 from kofn.controller.core.errors import InputError
 from kofn.controller.link.clock import MonotonicClock
 from kofn.controller.link.topics import check_host, check_name
+from kofn.hardware.arena import Layout, layout_of
 from kofn.hardware.drivers.registry import make_driver
 from kofn.hardware.ring import RingLayout
 from kofn.launch.seeds import MAX_SEED
+from kofn.sim.robots import RobotSpec
+from kofn.sim.worlds import WORLDS, Fidelity
 
 MIN_PERIOD_S, MAX_PERIOD_S = 0.1, 1e6
 MAX_SPEED = 1000.0
+MAX_WHEELED = 300
+"""Robots in one bullet world: beyond it, seconds of computing go into one of theirs."""
 
 
 class Section(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -92,8 +97,11 @@ class HostSection(Section, frozen=True, kw_only=True):
 
     kind: Literal["swarm", "robot"] = "swarm"
     name: str
-    robots: Annotated[int, Meta(ge=1, le=100_000)] = 1
-    world: Literal["bullet"] = "bullet"
+    robots: Annotated[int, Meta(ge=1, le=1_000_000)] = 1
+    world: str = "bullet"
+    fidelity: Fidelity = "default"
+    kernel: str = ""
+    """Motion of a finite world: a file, or a game; empty is the scenario's own game."""
     driver: str = "dry_run"
     zone: Annotated[int, Meta(ge=0)] = 0
     """Zone in which a robot of kind "robot" stands at the start."""
@@ -114,7 +122,8 @@ class Scenario(Section, frozen=True, kw_only=True):
     broker: BrokerSection = BrokerSection()
     time: TimeSection = TimeSection()
     polling: PollingSection = PollingSection()
-    arena: RingLayout = RingLayout()
+    arena: Layout = RingLayout()
+    robot: RobotSpec = RobotSpec()
 
     @property
     def robots(self) -> int:
@@ -144,11 +153,10 @@ class Scenario(Section, frozen=True, kw_only=True):
                 )
             if host.kind == "robot":
                 make_driver(host.driver, MonotonicClock())  # refuses a driver that is not there
-            if host.kind == "swarm" and host.robots > self.arena.capacity:
-                raise InputError(
-                    f"host {host.name!r}: {host.robots} robots do not fit, this ring holds "
-                    f"1 to {self.arena.capacity} robots"
-                )
+            if host.kind == "robot" and not isinstance(self.arena, RingLayout):
+                raise InputError(f"host {host.name!r} of kind 'robot' needs a ring, not a grid")
+            if host.kind == "swarm":
+                self._check_swarm(host)
             if host.zone >= self.arena.zones:
                 raise InputError(
                     f"host {host.name!r} starts in zone {host.zone}, the arena has zones "
@@ -171,6 +179,30 @@ class Scenario(Section, frozen=True, kw_only=True):
         )
         return self
 
+    def _check_swarm(self, host: HostSection) -> None:
+        """Refuse robots that the host's world cannot hold."""
+        if host.world not in WORLDS:
+            raise InputError(
+                f"host {host.name!r}: unknown world {host.world!r}; known are {', '.join(WORLDS)}"
+            )
+        if host.world != "finite" and host.robots > self.arena.capacity:
+            raise InputError(
+                f"host {host.name!r}: {host.robots} robots do not fit, this {self.arena.shape} "
+                f"holds 1 to {self.arena.capacity} robots"
+            )
+        if host.world == "bullet" and host.robots > MAX_WHEELED:
+            raise InputError(
+                f"host {host.name!r}: {host.robots} robots in world 'bullet', it holds at most "
+                f"{MAX_WHEELED}; take world 'kinematic', or more hosts"
+            )
+        if host.world != "bullet" and (host.fidelity != "default" or self.robot.urdf):
+            raise InputError(
+                f"host {host.name!r}: fidelity and urdf are settings of world 'bullet', "
+                f"not of {host.world!r}"
+            )
+        if host.kernel and host.world != "finite":
+            raise InputError(f"host {host.name!r}: a kernel is for world 'finite'")
+
 
 def check_poll_size(k: int, n: int) -> None:
     """Raise `InputError` unless 1 <= k <= n."""
@@ -192,7 +224,7 @@ def check_time(period_s: float, speed: float) -> None:
 
 def scenario_names() -> list[str]:
     """Names of the scenarios that come with kofn."""
-    return sorted(path.stem for path in _builtin_folder().glob("*.toml"))
+    return sorted(path.stem for path in scenario_folder().glob("*.toml"))
 
 
 def load_scenario(path: str) -> Scenario:
@@ -205,7 +237,7 @@ def load_scenario(path: str) -> Scenario:
     """
     file = Path(path)
     if file.stem in scenario_names() and not file.exists() and "/" not in path:
-        file = _builtin_folder() / f"{file.stem}.toml"
+        file = scenario_folder() / f"{file.stem}.toml"
     try:
         tables = tomllib.loads(file.read_text(encoding="utf-8-sig"))
     except FileNotFoundError:
@@ -217,6 +249,13 @@ def load_scenario(path: str) -> Scenario:
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise InputError(f"{path} is not TOML: {error}") from error
     _refuse_unknown_keys(tables, Scenario, path, "")
+    arena = tables.get("arena")
+    if isinstance(arena, dict):
+        arena.setdefault("shape", "ring")
+        try:
+            layout_of(arena)
+        except InputError as error:
+            raise InputError(f"{path}: {error}") from None
     try:
         scenario = msgspec.convert(tables, Scenario)
     except msgspec.ValidationError as error:
@@ -224,7 +263,8 @@ def load_scenario(path: str) -> Scenario:
     return scenario.checked()
 
 
-def _builtin_folder() -> Path:
+def scenario_folder() -> Path:
+    """Folder of the scenarios that come with kofn."""
     from kofn.launch import scenarios
 
     return Path(next(iter(scenarios.__path__)))

@@ -12,6 +12,7 @@ The controller sees k robots a step; this is the harness's view of all n, for fi
 | g, u | target, global action; -1 unknown | (T,) | index |
 | z | `zones`, -1 unavailable or not logged | (T, n) | index |
 | a | `actions`, -1 hold or not logged | (T, n) | index |
+| w | `weights`: robots that a column stands for, 1 but for hosts that log counts | (T, n) | - |
 
 A step message carries u(t-1), so u(t) comes from the decisions, or from the next step's log.
 Sums run over the robots that were available; a host that stopped early simply stops counting.
@@ -48,6 +49,12 @@ class Truth:
     zones: IntArray
     actions: IntArray
     robots: tuple[str, ...]
+    weights: IntArray | None = None
+
+    @property
+    def w(self) -> IntArray:
+        """Robots that each entry stands for, shape (T, n)."""
+        return np.ones_like(self.zones) if self.weights is None else self.weights
 
 
 class _Log(NamedTuple):
@@ -71,16 +78,18 @@ def read_truth(folder: Path) -> Truth:
         raise InputError(f"{folder} has no host log with a step in it")
     row_of = {t: row for row, t in enumerate(times)}
     robots = tuple(robot for log in logs for robot in log.robots)
+    widths = [max(len(log.robots), *(len(step.z) for step in log.steps), 0) for log in logs]
     t = np.array(times, dtype=np.int64)
     g, u = np.full(t.size, -1), np.full(t.size, -1)
-    zones = np.full((t.size, len(robots)), -1)
+    zones = np.full((t.size, sum(widths)), -1)
     actions = zones.copy()
+    weights = np.zeros_like(zones)
     first = 0
-    for log in logs:
-        here = slice(first, first + len(log.robots))
-        first = here.stop
+    for log, width in zip(logs, widths, strict=True):
+        begin, first = first, first + width
         for step in log.steps:  # of two epochs with one t the later one overwrites the earlier
-            row = row_of[step.t]
+            row, here = row_of[step.t], slice(begin, begin + len(step.z))
+            weights[row, here] = step.w or 1
             g[row], zones[row, here], actions[row, here] = step.g, step.z, step.a
             if step.t - 1 in row_of:
                 u[row_of[step.t - 1]] = step.u
@@ -88,7 +97,7 @@ def read_truth(folder: Path) -> Truth:
         for decision in read_decisions(folder):
             if decision.t in row_of:
                 u[row_of[decision.t]] = decision.u
-    return Truth(t, g, u, zones, actions, robots)
+    return Truth(t, g, u, zones, actions, robots, weights)
 
 
 def share_in_target(truth: Truth) -> FloatArray:
@@ -98,7 +107,7 @@ def share_in_target(truth: Truth) -> FloatArray:
     """
     known = truth.zones >= 0
     inside = known & (truth.zones == truth.g[:, None])
-    return _ratio(inside.sum(axis=1), known.sum(axis=1))
+    return _ratio((truth.w * inside).sum(axis=1), (truth.w * known).sum(axis=1))
 
 
 def rewards(truth: Truth, game: Game) -> FloatArray:
@@ -121,7 +130,8 @@ def rewards(truth: Truth, game: Game) -> FloatArray:
             )
     acting = (truth.zones >= 0) & (truth.actions >= 0)
     local = game.r_l[truth.g[:, None], truth.zones, truth.actions]
-    mean_local = _ratio(np.where(acting, local, 0.0).sum(axis=1), acting.sum(axis=1))
+    weights = truth.w * acting
+    mean_local = _ratio((weights * np.where(acting, local, 0.0)).sum(axis=1), weights.sum(axis=1))
     return np.where(truth.u >= 0, game.r_g[truth.g, truth.u] + mean_local, np.nan)
 
 
@@ -148,8 +158,8 @@ def _read(path: Path) -> _Log | None:
     if not isinstance(header, Header):
         raise InputError(f"{path} is not a host log: its first line is no header")
     steps = [row for row in rows if isinstance(row, StepTaken)]
-    n = len(header.robots)
     for step in steps:
+        n = len(step.w) if step.w else len(header.robots)
         if len(step.z) != n or len(step.a) != n:
             raise InputError(f"{path} has {len(step.z)} zones at step {step.t}, but {n} robots")
     return _Log(header.robots, sorted(steps, key=lambda step: (step.ep, step.t)))

@@ -2,12 +2,13 @@
 """`kofn demo`, `up`, `swarm`, `robot`: fleets and their hosts."""
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 import msgspec
 import typer
 
 from kofn.controller.core.errors import InputError
+from kofn.hardware.arena import Layout, layout_of
 from kofn.hardware.ring import RingLayout
 from kofn.launch import options
 from kofn.launch.output import configure_logging, emit
@@ -28,8 +29,11 @@ from kofn.launch.scenario import (
 )
 from kofn.launch.seeds import MAX_SEED
 from kofn.launch.tls_options import InsecureLab, TlsCa, TlsCert, TlsKey, tls_files
+from kofn.sim.robots import RobotSpec
+from kofn.sim.worlds import Fidelity
 
 RUNS = Path("runs")
+T = TypeVar("T")
 
 
 def demo(
@@ -78,6 +82,9 @@ def up(
     seed: Annotated[
         int | None, typer.Option(min=0, max=MAX_SEED, help="Instead of the scenario's seed.")
     ] = None,
+    fidelity: Annotated[
+        Fidelity | None, typer.Option(help="Of all bullet worlds, instead of the scenario's.")
+    ] = None,
     video: Annotated[bool, typer.Option(help="Film the run.")] = True,
     out: options.Runs = RUNS,
     json: options.Json = False,
@@ -94,6 +101,14 @@ def up(
         chosen = msgspec.structs.replace(chosen, steps=steps)
     if seed is not None:
         chosen = msgspec.structs.replace(chosen, seed=seed)
+    if fidelity is not None:
+        hosts = [
+            msgspec.structs.replace(host, fidelity=fidelity)
+            if host.kind == "swarm" and host.world == "bullet"
+            else host
+            for host in chosen.hosts
+        ]
+        chosen = msgspec.structs.replace(chosen, hosts=hosts)
     result = run_scenario(chosen.checked(), runs=out, video=video)
     emit(result, _story(result), as_json=json)
 
@@ -109,7 +124,15 @@ def swarm(
     tls_cert: TlsCert = None,
     tls_key: TlsKey = None,
     insecure_lab: InsecureLab = False,
-    world: Annotated[str, typer.Option(help="Simulator: bullet.")] = "bullet",
+    world: Annotated[str, typer.Option(help="Simulator: bullet, kinematic or finite.")] = "bullet",
+    fidelity: options.FidelityOption = "default",
+    robot_spec: Annotated[
+        str, typer.Option("--robot", help="Robots as JSON; {} is the reference robot.")
+    ] = "{}",
+    kernel: Annotated[
+        str, typer.Option(help="Motion of a finite world: an .npz file, or a game.")
+    ] = "arena",
+    gui: Annotated[bool, typer.Option("--gui", help="Show the bullet world in a window.")] = False,
     pace: options.PaceOption = "lockstep",
     period: options.Period = 6.0,
     speed: options.Speed = 1.0,
@@ -130,6 +153,10 @@ def swarm(
         period_s=period,
         seed=seed,
         layout=_layout(arena),
+        fidelity=fidelity,
+        robot=_json(robot_spec, RobotSpec, "--robot"),
+        kernel=kernel,
+        gui=gui,
         log=log,
     )
     tls = tls_files(tls_ca, tls_cert, tls_key)
@@ -160,6 +187,9 @@ def robot(
 ) -> None:
     """Run the host of one robot behind a driver until it is stopped."""
     configure_logging(verbose=verbose)
+    ring = _layout(arena)
+    if not isinstance(ring, RingLayout):
+        raise InputError("one robot behind a driver needs a ring arena, not a grid")
     config = RobotConfig(
         host=host,
         driver=driver,
@@ -167,7 +197,7 @@ def robot(
         period_s=period,
         seed=seed,
         zone=zone,
-        layout=_layout(arena),
+        layout=ring,
         log=log,
     )
     tls = tls_files(tls_ca, tls_cert, tls_key)
@@ -176,11 +206,15 @@ def robot(
     emit({"host": host, "robots": 1, "counters": counters}, [], as_json=json)
 
 
-def _layout(arena: str) -> RingLayout:
+def _layout(arena: str) -> Layout:
+    return layout_of(_json(arena, dict[str, Any], "--arena"))
+
+
+def _json(text: str, kind: type[T], option: str) -> T:
     try:
-        return msgspec.json.decode(arena.encode(), type=RingLayout)
+        return msgspec.json.decode(text.encode(), type=kind)
     except msgspec.MsgspecError as error:
-        raise InputError(f"--arena: {error}") from error
+        raise InputError(f"{option}: {error}") from error
 
 
 def _story(result: dict[str, Any]) -> list[str]:

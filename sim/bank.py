@@ -11,21 +11,24 @@ World time passes only while an option is under way.
 """
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
 from kofn.controller.core.errors import InputError, RunError
 from kofn.controller.link.clock import Clock
-from kofn.controller.link.hostlog import Header, HostLog, Poses
+from kofn.controller.link.hostlog import NAMED_ROBOTS, Header, HostLog, Poses
 from kofn.controller.link.messages import Pace
 from kofn.hardware.driver import HOLD, Reading
-from kofn.sim.world import FloatArray, IntArray, World
+from kofn.sim.world import FloatArray, IntArray, World, digest_of
 
 _log = logging.getLogger(__name__)
 
 POSE_ROW_TICKS = 2
 """Control ticks between two rows of poses in the host log: 5 rows a second of world time."""
+POSES_PER_S = 1500
+"""Poses logged per second of world time at most; larger hosts log rarer rows, one per option."""
 SLOW_FACTOR = 0.95
 """Achieved share of the demanded pace below which a world is reported as too slow."""
 
@@ -47,6 +50,8 @@ class WorldBank:
         Fleet time; read only in realtime.
     log, host
         Where to write the header and poses, and the host's name in that header.
+    config
+        What the world was built from, for the header: a replay builds it again.
 
     Raises
     ------
@@ -64,6 +69,7 @@ class WorldBank:
         clock: Clock,
         log: HostLog | None = None,
         host: str = "host",
+        config: Mapping[str, Any] | None = None,
     ) -> None:
         spec = world.spec
         if len(robots) != spec.n:
@@ -79,10 +85,13 @@ class WorldBank:
         self.option_s = spec.period_s
         self._world, self._seed, self._clock = world, seed, clock
         self._host_log, self._host = log, host
+        self._config = dict(config or {})
         self._open = False
         self._option_ticks = round(spec.period_s / spec.tick_s)
         self._ticks_left = 0
         self._ticks_logged = 0
+        rows_per_s = max(POSES_PER_S / spec.n, 1.0 / spec.period_s)
+        self._row_ticks = max(POSE_ROW_TICKS, round(1.0 / (rows_per_s * spec.tick_s)))
         self._started_s = 0.0
         self._simulated_s = 0.0
         self._spent_s = 0.0
@@ -97,7 +106,8 @@ class WorldBank:
             self._host_log.write(
                 Header(
                     host=self._host,
-                    robots=list(self.robots),
+                    robots=list(self.robots) if len(self.robots) <= NAMED_ROBOTS else [],
+                    config=self._config,
                     arena=spec.arena,
                     option_s=spec.period_s,
                     seed=self._seed,
@@ -110,7 +120,9 @@ class WorldBank:
     def read(self) -> Reading:
         """Return zones, availability and world time now."""
         snapshot = self._world.observe()
-        return Reading(zones=snapshot.zones, up=snapshot.up, time_s=snapshot.time_s)
+        return Reading(
+            zones=snapshot.zones, up=snapshot.up, time_s=snapshot.time_s, digest=digest_of(snapshot)
+        )
 
     def apply(self, actions: IntArray) -> None:
         """Start an option on every robot now; -1 stops it."""
@@ -131,7 +143,7 @@ class WorldBank:
         self._world.advance(tick_s)
         self._ticks_left -= 1
         self._ticks_logged += 1
-        if self._ticks_logged % POSE_ROW_TICKS == 0 or self._ticks_left == 0:
+        if self._ticks_logged % self._row_ticks == 0 or self._ticks_left == 0:
             self._write_poses()
         if self._ticks_left == 0:
             self._finish()

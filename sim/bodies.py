@@ -64,6 +64,8 @@ class BodyWorld(ABC):
         Greatest speed and turn rate; default what the settings can ask for.
     period_s
         Length T of an option, a multiple of 0.1 s; robots stop when it is over.
+    noise
+        Standard deviation of sensed places (m) and headings (rad).
 
     Raises
     ------
@@ -83,6 +85,7 @@ class BodyWorld(ABC):
         settings: OptionSettings | None,
         limits: Limits | None,
         period_s: float,
+        noise: tuple[float, float] = (0.0, 0.0),
     ) -> None:
         self.layout = layout
         most = min(most, layout.capacity)
@@ -111,6 +114,7 @@ class BodyWorld(ABC):
         self._half_track_m = 0.5 * track_m
         self._ready = False
         self._closed = False
+        self._noise_scale = noise
         self.condition = Condition.healthy(n)
 
     @abstractmethod
@@ -139,6 +143,7 @@ class BodyWorld(ABC):
         self._build(place_robots(self.layout, self.spec.n, generator))
         self._options = OptionController(self.layout, self.spec.n, generator, self._settings)
         self.condition = Condition.healthy(self.spec.n)
+        self.condition.noise_m, self.condition.noise_rad = self._noise_scale
         self._tick = 0
         self._option_ticks_left = 0
         self._zones = np.zeros(self.spec.n, dtype=np.int64)

@@ -17,10 +17,12 @@ makes a fresh engine, loads in a fixed order, and draws from one generator.
 """
 
 import math
+import os
+import sys
 import tempfile
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -32,10 +34,10 @@ from kofn.hardware.ring import RingLayout
 from kofn.hardware.safety import Limits
 from kofn.sim.bodies import BodyWorld
 from kofn.sim.quiet import quiet_stdout
+from kofn.sim.robots import UserUrdf
 from kofn.sim.urdf import CASTER_LINKS, LEFT_JOINT, RIGHT_JOINT, RobotModel, robot_urdf
 from kofn.sim.world import TICK_S, BoolArray, FloatArray
-
-Fidelity = Literal["default", "high"]
+from kofn.sim.worlds import Fidelity
 
 MAX_ROBOTS = 300
 WALL_BOXES = 32
@@ -47,6 +49,11 @@ UPRIGHT_COS = 0.7
 """Cosine of the tilt (45 degrees) beyond which a robot counts as fallen over."""
 
 
+TURN_TEST_TICKS = 15
+TURN_TEST_SHARE = 0.3
+"""A model that turns by less than this share of what its wheels ask for cannot steer itself."""
+
+
 class _Engine(NamedTuple):
     """Frequency in Hz and solver iterations of a fidelity."""
 
@@ -55,6 +62,15 @@ class _Engine(NamedTuple):
 
 
 _ENGINES: dict[str, _Engine] = {"default": _Engine(60, 10), "high": _Engine(240, 50)}
+
+
+def check_display() -> None:
+    """Raise `RunError` where no window can be shown."""
+    if sys.platform.startswith("linux") and not os.environ.get("DISPLAY"):
+        raise RunError(
+            "there is no display for a window: DISPLAY is not set (a film needs none, "
+            "`kofn plot RUN` draws it)"
+        )
 
 
 def load_pybullet() -> Any:
@@ -89,6 +105,12 @@ class BulletWorld(BodyWorld):
         Length T of an option, a multiple of 0.1 s; robots stop when it is over.
     fidelity
         "default" is 60 Hz with 10 solver iterations, "high" 240 Hz with 50.
+    urdf
+        A model of your own instead of `model`; it must turn on the spot.
+    gui
+        Show the world in PyBullet's window; needs a display.
+    noise
+        Standard deviation of sensed places (m) and headings (rad).
 
     Raises
     ------
@@ -108,6 +130,9 @@ class BulletWorld(BodyWorld):
         limits: Limits | None = None,
         period_s: float = 6.0,
         fidelity: Fidelity = "default",
+        urdf: UserUrdf | None = None,
+        gui: bool = False,
+        noise: tuple[float, float] = (0.0, 0.0),
     ) -> None:
         layout = layout if layout is not None else RingLayout()
         self.model = model if model is not None else RobotModel.of_radius(layout.robot_radius_m)
@@ -124,23 +149,29 @@ class BulletWorld(BodyWorld):
         super().__init__(
             n,
             layout,
-            track_m=self.model.track_m,
+            track_m=self.model.track_m if urdf is None else urdf.track_m,
             most=MAX_ROBOTS,
             backend="bullet",
             versions={},
             settings=settings,
             limits=limits,
             period_s=period_s,
+            noise=noise,
         )
+        self._urdf, self._gui = urdf, gui
+        if gui:
+            check_display()
         self._pb = load_pybullet()
         self.spec.versions["pybullet"] = version("pybullet")
+        if urdf is not None:
+            self._check_model(urdf)
 
     def _build(self, spawn: FloatArray) -> None:
         with quiet_stdout(), tempfile.TemporaryDirectory(prefix="kofn-") as folder:
-            self._client = self._pb.connect(self._pb.DIRECT)
+            self._client = self._pb.connect(self._pb.GUI if self._gui else self._pb.DIRECT)
             self._configure()
             self._build_arena()
-            self._bodies, self._joints = self._load_robots(Path(folder), spawn)
+            self._load_robots(Path(folder), spawn)
 
     def _move(self, v: FloatArray, w: FloatArray) -> None:
         self._drive(v, w)
@@ -229,38 +260,118 @@ class BulletWorld(BodyWorld):
         )  # fmt: skip
         self._pb.changeDynamics(body, -1, lateralFriction=friction, physicsClientId=self._client)
 
-    def _load_robots(self, folder: Path, spawn: FloatArray) -> tuple[list[int], list[int]]:
-        """Load one robot at each pose of `spawn` (n, 3); returns bodies and the wheel joints."""
-        pb, client = self._pb, self._client
-        path = folder / "robot.urdf"
-        path.write_text(robot_urdf(self.model), encoding="utf-8")
-        joints: dict[str, int] = {}
-        bodies: list[int] = []
+    def _load_robots(self, folder: Path, spawn: FloatArray) -> None:
+        """Load one robot at each pose of `spawn` (n, 3)."""
+        pb, client, urdf = self._pb, self._client, self._urdf
+        if urdf is None:
+            path = folder / "robot.urdf"
+            path.write_text(robot_urdf(self.model), encoding="utf-8")
+            self._wheels = [LEFT_JOINT, RIGHT_JOINT]
+            self._left = 1
+            self._wheel_radius_m = self.model.wheel_radius_m
+            height = self.model.depth_m
+        else:
+            path = urdf.path
+            self._wheels = [*urdf.left, *urdf.right]
+            self._left = len(urdf.left)
+            self._wheel_radius_m = urdf.wheel_radius_m
+            height = None
+        self._bodies: list[int] = []
         for x, y, yaw in spawn.tolist():
+            turn = [0.0, 0.0, math.sin(yaw / 2), math.cos(yaw / 2)]
             body = pb.loadURDF(
                 str(path),
-                basePosition=[x, y, self.model.depth_m + 0.001],
-                baseOrientation=[0.0, 0.0, math.sin(yaw / 2), math.cos(yaw / 2)],
+                basePosition=[x, y, 0.0 if height is None else height + 0.001],
+                baseOrientation=turn,
                 # Without this flag Bullet replaces our inertias by those of the shapes.
                 flags=pb.URDF_USE_INERTIA_FROM_FILE,
                 physicsClientId=client,
             )
-            bodies.append(body)
-            friction = {-1: FRICTION["base"]}
-            for index in range(pb.getNumJoints(body, physicsClientId=client)):
-                info = pb.getJointInfo(body, index, physicsClientId=client)
-                joints[info[1].decode()] = index
-                caster = info[12].decode() in CASTER_LINKS
-                friction[index] = FRICTION["caster" if caster else "wheel"]
-            for link, value in friction.items():
-                pb.changeDynamics(body, link, lateralFriction=value, physicsClientId=client)
-        return bodies, [joints[LEFT_JOINT], joints[RIGHT_JOINT]]
+            if height is None:
+                height = -self._lowest(body)
+            if urdf is not None:
+                place = [x, y, height + 0.001]
+                pb.resetBasePositionAndOrientation(body, place, turn, physicsClientId=client)
+            self._bodies.append(body)
+            joints, links = self._names(body)
+            if urdf is None:
+                friction = dict.fromkeys(joints.values(), FRICTION["wheel"])
+                friction |= {links[name]: FRICTION["caster"] for name in CASTER_LINKS}
+                for link, value in {**friction, -1: FRICTION["base"]}.items():
+                    pb.changeDynamics(body, link, lateralFriction=value, physicsClientId=client)
+        self._joints = [self._joint(joints, name) for name in self._wheels]
+        self._torque_nm = self._motor_torque(self._bodies[0])
+
+    def _names(self, body: int) -> tuple[dict[str, int], dict[str, int]]:
+        """Indices of a body's joints and links by their names."""
+        joints: dict[str, int] = {}
+        links: dict[str, int] = {}
+        for index in range(self._pb.getNumJoints(body, physicsClientId=self._client)):
+            info = self._pb.getJointInfo(body, index, physicsClientId=self._client)
+            joints[info[1].decode()] = links[info[12].decode()] = index
+        return joints, links
+
+    def _joint(self, joints: dict[str, int], name: str) -> int:
+        if name not in joints:
+            raise InputError(
+                f"the robot's urdf has no joint {name!r}; it has {', '.join(joints) or 'none'}"
+            )
+        return joints[name]
+
+    def _lowest(self, body: int) -> float:
+        """Lowest point of a body, m."""
+        links = range(-1, self._pb.getNumJoints(body, physicsClientId=self._client))
+        boxes = [self._pb.getAABB(body, link, physicsClientId=self._client) for link in links]
+        return min(float(low[2]) for low, _ in boxes)
+
+    def _motor_torque(self, body: int) -> float:
+        """Torque of each motor: the reference robot's 0.3 N m, scaled to mass and wheel, N m."""
+        if self._urdf is None:
+            return self.model.motor_torque_nm
+        links = range(-1, self._pb.getNumJoints(body, physicsClientId=self._client))
+        mass_kg = sum(
+            self._pb.getDynamicsInfo(body, link, physicsClientId=self._client)[0] for link in links
+        )
+        pairs = 0.5 * len(self._joints)
+        return 0.3 * float(mass_kg) * self._wheel_radius_m / 0.035 / pairs
+
+    def _check_model(self, urdf: UserUrdf) -> None:
+        """Refuse a model that does not turn on the spot when its wheels are told to."""
+        with quiet_stdout(), tempfile.TemporaryDirectory(prefix="kofn-") as folder:
+            self._client = self._pb.connect(self._pb.DIRECT)
+            try:
+                self._configure()
+                floor = self._pb.createCollisionShape(
+                    self._pb.GEOM_PLANE, physicsClientId=self._client
+                )
+                self._add_fixed(floor, (0.0, 0.0, 0.0), 0.0, FRICTION["floor"])
+                try:
+                    self._load_robots(Path(folder), np.zeros((1, 3)))
+                except self._pb.error as error:
+                    raise InputError(f"cannot load robot urdf {urdf.path}: {error}") from error
+                turned = 0.0
+                for _ in range(TURN_TEST_TICKS):
+                    before = self._look_at(1)[0][0, 2]
+                    self._drive(np.zeros(1), np.ones(1))
+                    for _ in range(self._substeps):
+                        self._pb.stepSimulation(physicsClientId=self._client)
+                    turned += math.remainder(self._look_at(1)[0][0, 2] - before, 2.0 * math.pi)
+            finally:
+                self._disconnect()
+        asked = TURN_TEST_TICKS * TICK_S
+        if turned < TURN_TEST_SHARE * asked:
+            raise InputError(
+                f"the robot of {urdf.path} turned by {turned:.2f} rad on the spot where its wheels "
+                f"should turn it by {asked:g} rad, at least {TURN_TEST_SHARE * asked:g} rad are "
+                "needed: are the wheel joints, their order and track_m right?"
+            )
 
     def _drive(self, v: FloatArray, w: FloatArray) -> None:
-        pb, radius, half = self._pb, self.model.wheel_radius_m, 0.5 * self.model.track_m
-        forces = [self.model.motor_torque_nm] * 2
-        wheels = np.stack([v - w * half, v + w * half], axis=1) / radius
-        for body, speeds in zip(self._bodies, wheels.tolist(), strict=True):
+        pb, half = self._pb, self._half_track_m
+        forces = [self._torque_nm] * len(self._joints)
+        left, right = (v - w * half) / self._wheel_radius_m, (v + w * half) / self._wheel_radius_m
+        sides = [left] * self._left + [right] * (len(self._joints) - self._left)
+        for body, speeds in zip(self._bodies, np.stack(sides, axis=1).tolist(), strict=True):
             pb.setJointMotorControlArray(
                 body,
                 self._joints,
@@ -271,8 +382,11 @@ class BulletWorld(BodyWorld):
             )
 
     def _look(self) -> tuple[FloatArray, BoolArray]:
+        return self._look_at(self.spec.n)
+
+    def _look_at(self, n: int) -> tuple[FloatArray, BoolArray]:
         pb, client = self._pb, self._client
-        rows = np.empty((self.spec.n, 7))
+        rows = np.empty((n, 7))
         for i, body in enumerate(self._bodies):
             place, turn = pb.getBasePositionAndOrientation(body, physicsClientId=client)
             rows[i, :3] = place

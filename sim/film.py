@@ -221,7 +221,7 @@ def _read(path: Path) -> _Log | None:
                 if last is not None:
                     # A pose at the step itself: a host that missed steps stood still until here.
                     rows.append((key, Poses(time_s=row.time_s, p=last.p)))
-            else:
+            elif isinstance(row, Poses):
                 last = row
                 if key is not None:
                     rows.append((key, row))

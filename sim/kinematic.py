@@ -54,6 +54,7 @@ class KinematicWorld(BodyWorld):
         limits: Limits | None = None,
         period_s: float = 6.0,
         track_m: float | None = None,
+        noise: tuple[float, float] = (0.0, 0.0),
     ) -> None:
         layout = layout if layout is not None else RingLayout()
         super().__init__(
@@ -66,6 +67,7 @@ class KinematicWorld(BodyWorld):
             settings=settings,
             limits=limits,
             period_s=period_s,
+            noise=noise,
         )
         self._bounds = np.array(layout.bounds_m if layout.walls else (0.0, math.inf, 0.0, 0.0))
         self._obstacles = np.array(layout.obstacles, dtype=np.float64).reshape(-1, 3)

@@ -9,6 +9,7 @@
 | actions | local action of each robot, -1 = hold | (n,) | index |
 """
 
+import hashlib
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -125,6 +126,16 @@ class World(Protocol):
     def close(self) -> None:
         """Release the engine; idempotent."""
         ...
+
+
+def digest_of(snapshot: Snapshot) -> str:
+    """Short name of an exact state: the same on one machine only if every bit is the same."""
+    digest = hashlib.blake2b(digest_size=8)
+    digest.update(np.ascontiguousarray(snapshot.zones).tobytes())
+    digest.update(np.ascontiguousarray(snapshot.up).tobytes())
+    if snapshot.poses is not None:
+        digest.update(np.ascontiguousarray(snapshot.poses).tobytes())
+    return digest.hexdigest()
 
 
 def ticks(duration_s: float, name: str) -> int:

@@ -5,11 +5,12 @@ from typing import Literal, get_args
 
 from kofn.controller.core.errors import InputError
 from kofn.hardware.arena import Layout
-from kofn.hardware.option import OptionSettings
 from kofn.sim.motion import MotionKernel
+from kofn.sim.robots import RobotSpec
 from kofn.sim.world import World
 
 WorldName = Literal["bullet", "kinematic", "finite"]
+Fidelity = Literal["default", "high"]
 WORLDS: tuple[str, ...] = get_args(WorldName)
 
 
@@ -19,7 +20,9 @@ def make_world(
     layout: Layout,
     *,
     period_s: float = 6.0,
-    settings: OptionSettings | None = None,
+    robot: RobotSpec | None = None,
+    fidelity: Fidelity = "default",
+    gui: bool = False,
     kernel: MotionKernel | None = None,
 ) -> World:
     """Return a world that has not been reset yet.
@@ -34,8 +37,12 @@ def make_world(
         The arena; of a finite world only its number of zones matters.
     period_s
         Length of an option.
-    settings
-        Gains of the option controller.
+    robot
+        What its robots are like.
+    fidelity
+        Of the bullet world: "default" is 60 Hz with 10 solver iterations, "high" 240 Hz with 50.
+    gui
+        Show the bullet world in a window.
     kernel
         Motion of a finite world.
 
@@ -44,14 +51,34 @@ def make_world(
     InputError
         An unknown name, robots that do not fit, or a finite world without its kernel.
     """
+    robot = robot if robot is not None else RobotSpec()
+    if name != "bullet" and (fidelity != "default" or gui or robot.urdf):
+        raise InputError(f"fidelity, gui and urdf are settings of world 'bullet', not of {name!r}")
     if name == "bullet":
         from kofn.sim.bullet import BulletWorld
 
-        return BulletWorld(n, layout, period_s=period_s, settings=settings)
+        return BulletWorld(
+            n,
+            layout,
+            model=robot.model(layout.robot_radius_m),
+            urdf=robot.of_file(),
+            settings=robot.settings,
+            period_s=period_s,
+            fidelity=fidelity,
+            gui=gui,
+            noise=(robot.position_noise_m, robot.heading_noise_rad),
+        )
     if name == "kinematic":
         from kofn.sim.kinematic import KinematicWorld
 
-        return KinematicWorld(n, layout, period_s=period_s, settings=settings)
+        return KinematicWorld(
+            n,
+            layout,
+            settings=robot.settings,
+            period_s=period_s,
+            track_m=robot.track_m,
+            noise=(robot.position_noise_m, robot.heading_noise_rad),
+        )
     if name == "finite":
         from kofn.sim.finite import FiniteWorld
 

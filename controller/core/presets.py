@@ -10,7 +10,8 @@ r"""Ready-made games, and games from files.
 
 `ring-paper` is the game of the paper's text, `ring-released` what its released code evaluates, and
 `ring-current` the latter with locals that see s_g(t). In `arena` robots stay where they are almost
-surely and arrive where they want to go often, and the target does not follow every call.
+surely and arrive where they want to go often, and the target does not follow every call; `grid` is
+the same on a grid of cells.
 """
 
 from __future__ import annotations
@@ -121,14 +122,12 @@ def arena(
     """
     if zones < 3:
         raise InputError(f"an arena of {zones} zones is no ring: it takes at least 3")
-    for name, value in (
-        ("move_success", move_success),
-        ("stay_success", stay_success),
-        ("call_success", call_success),
-        ("drift", drift),
-    ):
-        if not 0 <= value <= 1:
-            raise InputError(f"{name} is {value}, not a probability")
+    _probabilities(
+        move_success=move_success,
+        stay_success=stay_success,
+        call_success=call_success,
+        drift=drift,
+    )
     eye = np.eye(zones)
     called, kept = eye[None, :, :], eye[:, None, :]
     P_g = (1 - drift) * (call_success * called + (1 - call_success) * kept) + drift / zones
@@ -141,11 +140,75 @@ def arena(
     return Game(P_g, np.ones((zones, zones)), P_l, r_l, 0.95, horizon=horizon, name="arena")
 
 
+def grid(
+    columns: int = 3,
+    rows: int = 2,
+    move_success: float = 0.7,
+    stay_success: float = 0.98,
+    call_success: float = 0.35,
+    drift: float = 0.08,
+    horizon: int = 50,
+) -> Game:
+    """Return the arena's game on a grid of square cells: actions stay, east, west, north, south.
+
+    Zone = row * columns + column; a move off the edge is a stay. Distances are counted in cells
+    along rows and columns. Parameters as in `arena`, but for
+
+    Parameters
+    ----------
+    columns, rows : int
+        Cells, at least two in all; each is a target.
+    """
+    zones = columns * rows
+    if columns < 1 or rows < 1 or zones < 2:
+        raise InputError(f"a grid of {columns} columns and {rows} rows: it takes at least 2 cells")
+    _probabilities(
+        move_success=move_success,
+        stay_success=stay_success,
+        call_success=call_success,
+        drift=drift,
+    )
+    zone = np.arange(zones)
+    column, row = zone % columns, zone // columns
+    P_l = np.zeros((zones, zones, 1 + 4, zones))
+    for a, (east, north) in enumerate(((0, 0), (1, 0), (-1, 0), (0, 1), (0, -1))):
+        inside = (
+            (column + east >= 0)
+            & (column + east < columns)
+            & (row + north >= 0)
+            & (row + north < rows)
+        )
+        to = np.where(inside, (row + north) * columns + column + east, zone)
+        success = np.where(to == zone, stay_success, move_success)
+        P_l[:, zone, a, to] += success
+        if a:
+            P_l[:, zone, a, zone] += np.where(to == zone, 0.0, 1.0 - move_success)
+    # A robot that stays is pushed into one of its neighbours now and then.
+    apart = np.abs(column[:, None] - column) + np.abs(row[:, None] - row)
+    beside = (apart == 1) / (apart == 1).sum(axis=1, keepdims=True)
+    for a in range(5):
+        left = 1.0 - P_l[0, :, a].sum(axis=-1)
+        P_l[:, :, a] += (left[:, None] * beside)[None]
+    eye = np.eye(zones)
+    called, kept = eye[None, :, :], eye[:, None, :]
+    P_g = (1 - drift) * (call_success * called + (1 - call_success) * kept) + drift / zones
+    near = np.where(apart == 0, 10.0, 2.0 / (1.0 + apart))
+    r_l = near[:, :, None] - np.array([0.0, *[MOVE_COST] * 4])
+    return Game(P_g, np.ones((zones, zones)), P_l, r_l, 0.95, horizon=horizon, name="grid")
+
+
+def _probabilities(**values: float) -> None:
+    for name, value in values.items():
+        if not 0 <= value <= 1:
+            raise InputError(f"{name} is {value}, not a probability")
+
+
 PRESETS: dict[str, Callable[[], Game]] = {
     "ring-paper": ring_paper,
     "ring-released": ring_released,
     "ring-current": ring_current,
     "arena": arena,
+    "grid": grid,
 }
 
 _TABLES = ("P_g", "r_g", "P_l", "r_l")
@@ -159,7 +222,7 @@ def load_game(source: str | os.PathLike[str]) -> Game:
     Parameters
     ----------
     source : str or path
-        - a preset: `ring-paper`, `ring-released`, `ring-current`, `arena`;
+        - a preset: `ring-paper`, `ring-released`, `ring-current`, `arena`, `grid`;
         - a path that ends in `.toml`;
         - `module:factory`, a function without arguments that returns a `Game`.
 

@@ -12,14 +12,22 @@ from types import TracebackType
 from typing import Any, Self
 
 import msgspec
+import numpy as np
+import numpy.typing as npt
 
 from kofn.controller.core.errors import InputError, RunError
+
+IntArray = npt.NDArray[np.int64]
+
+NAMED_ROBOTS = 10_000
+"""A host of more robots logs counts instead of each robot's zone and action."""
 
 
 class Header(msgspec.Struct, frozen=True, kw_only=True, tag="header", tag_field="row"):
     """First line: who, and the arena that the poses live in.
 
-    `arena` holds `zones`, and for a ring `inner_m`, `outer_m` (radii) and `robot_radius_m`.
+    `arena` holds the settings of the arena; empty for robots without bodies. `robots` is empty
+    where steps hold counts. `config` is what the host's world is built from, for `kofn replay`.
     """
 
     host: str
@@ -29,12 +37,15 @@ class Header(msgspec.Struct, frozen=True, kw_only=True, tag="header", tag_field=
     seed: int
     backend: str
     versions: dict[str, str]
+    config: dict[str, Any] = {}
 
 
 class StepTaken(msgspec.Struct, frozen=True, kw_only=True, tag="step", tag_field="row"):
     """A step that the host took: what it latched and what its robots then did.
 
-    z[i] is the latched zone of robot i (-1 unavailable), a[i] its local action (-1 hold).
+    z[i] is the latched zone of robot i (-1 unavailable), a[i] its local action (-1 hold). With `w`
+    (hosts of very many robots), i is a cell instead: w[i] robots had zone z[i] and action a[i].
+    `x` is a digest of the world's exact state at the step; empty where there is none.
     """
 
     ep: int
@@ -44,6 +55,8 @@ class StepTaken(msgspec.Struct, frozen=True, kw_only=True, tag="step", tag_field
     time_s: float
     z: list[int]
     a: list[int]
+    w: list[int] = []
+    x: str = ""
 
 
 class Poses(msgspec.Struct, frozen=True, kw_only=True, tag="poses", tag_field="row"):
@@ -53,7 +66,30 @@ class Poses(msgspec.Struct, frozen=True, kw_only=True, tag="poses", tag_field="r
     p: list[tuple[float, float, float]]
 
 
-HostLogRow = Header | StepTaken | Poses
+class Incident(msgspec.Struct, frozen=True, kw_only=True, tag="incident", tag_field="row"):
+    """Something out of the ordinary: a fault that was injected, or a robot out of play.
+
+    `i` is the robot's place in the header (-1: the host itself), `kind` the fault or "trouble".
+    """
+
+    time_s: float
+    i: int
+    kind: str
+    text: str
+
+
+HostLogRow = Header | StepTaken | Poses | Incident
+
+
+def logged(zones: IntArray, actions: IntArray) -> tuple[list[int], list[int], list[int]]:
+    """Columns z, a, w of a step: robot by robot, or counts by (z, a) where robots are very many."""
+    if zones.size <= NAMED_ROBOTS:
+        return zones.tolist(), actions.tolist(), []
+    width = int(actions.max()) + 2
+    cells = np.bincount((zones + 1) * width + actions + 1)
+    (filled,) = np.nonzero(cells)
+    z, a = filled // width - 1, filled % width - 1
+    return z.tolist(), a.tolist(), cells[filled].tolist()
 
 
 class HostLog:

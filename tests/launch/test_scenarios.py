@@ -4,11 +4,14 @@
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 from kofn_process import Kofn
 
-from kofn.launch.preparing import build_game
-from kofn.launch.scenario import GameSection, load_scenario, scenario_names
+from kofn.controller.core.errors import InputError
+from kofn.hardware.grid import GridLayout
+from kofn.launch.preparing import build_game, load_policy
+from kofn.launch.scenario import GameSection, load_scenario, scenario_folder, scenario_names
 
 
 @pytest.mark.parametrize("name", scenario_names())
@@ -48,6 +51,76 @@ def test_the_mixed_scenario_runs_and_learns_its_own_policy(kofn: Kofn) -> None:
     result = kofn.json("up", "mixed", "--steps", "4", "--no-video")
     assert (result["robots"], result["steps"]) == (8, 4)
     assert result["replies_used"] > 0
+
+
+@pytest.mark.e2e
+@pytest.mark.bullet
+@pytest.mark.broker
+@pytest.mark.parametrize("name", ["crowded30", "thousand", "million"])
+def test_scenario_runs_from_the_broker_to_the_report(
+    kofn: Kofn, policy_file: Path, tmp_path: Path, name: str
+) -> None:
+    text = (scenario_folder() / f"{name}.toml").read_text()
+    for line in ("control = true", "parameters = { move_success = 0.8 }"):
+        text = text.replace(line, "")
+    text = text.replace("robots = 500000", "robots = 11000")
+    (tmp_path / "short.toml").write_text(f'{text}\n[policy]\nfile = "{policy_file}"\n')
+    result = kofn.json("up", "short.toml", "--steps", "2", "--no-video")
+    scenario = load_scenario(name)
+    assert result["steps"] == 2
+    assert result["replies_used"] == 2 * scenario.k
+    assert 0 <= result["mean_share_in_target_last10"] <= 1
+    assert result["mean_reward"] is not None
+    assert (kofn.home / result["run_dir"] / "report.png").exists()
+
+
+def test_a_table_for_the_grid_is_checked_before_anything_starts(
+    scenario: Callable[..., Path],
+) -> None:
+    path = scenario()
+    text = path.read_text()
+    path.write_text(text + '[arena]\nshape = "grid"\ncolumns = 3\nrows = 2\n')
+    with pytest.raises(InputError, match="has 5 zones, the arena has 6"):
+        load_policy(load_scenario(str(path)))
+    path.write_text(text + '[arena]\nshape = "grid"\ncolumns = 5\nrows = 1\n')
+    with pytest.raises(InputError, match="3 local actions, robots of a grid have 5"):
+        load_policy(load_scenario(str(path)))
+
+
+def test_the_grid_game_moves_robots_as_a_grid_of_that_size_does() -> None:
+    game = build_game(GameSection(name="grid", parameters={"columns": 3.0, "rows": 2.0}))
+    layout = GridLayout(columns=3, rows=2)
+    assert (game.n_local, game.n_local_actions) == (layout.zones, layout.n_actions)
+    likeliest = game.P_l[0].argmax(axis=-1)
+    assert np.array_equal(likeliest, layout.neighbours())
+    assert np.allclose(game.P_l.sum(axis=-1), 1.0)
+
+
+@pytest.mark.parametrize(
+    ("lines", "sentence"),
+    [
+        ("[arena]\nzones = 1", "a ring of 1 zones is too small, the least is 3"),
+        ("[arena]\nlanes = false\nrobot_radius_m = 0.4", "3 robots do not fit, this ring"),
+        ("[robot]\nposition_noise_m = -0.1", "position_noise_m = -0.1 must be finite and at least"),
+        ("[robot]\nspeed_mps = 0.0", "speed_mps = 0.0 must be finite and above 0"),
+        ("[robot]\nurdf = 'no.urdf'", "needs robot track_m too"),
+        ("[arena]\ncolour = 'red'", "a ring arena has no setting 'colour'; known are"),
+    ],
+)
+def test_impossible_arena_or_robot_is_one_sentence(
+    scenario: Callable[..., Path], lines: str, sentence: str
+) -> None:
+    path = scenario()
+    path.write_text(f"{path.read_text()}{lines}\n")
+    with pytest.raises(InputError, match=sentence) as refused:
+        load_scenario(str(path))
+    assert "\n" not in str(refused.value)
+
+
+def test_unknown_world_is_named_with_the_known_ones(scenario: Callable[..., Path]) -> None:
+    path = scenario('[[hosts]]\nname = "a"\nrobots = 3\nworld = "gazebo"')
+    with pytest.raises(InputError, match=r"'gazebo'.*bullet, kinematic, finite"):
+        load_scenario(str(path))
 
 
 @pytest.mark.e2e
