@@ -38,7 +38,9 @@ from kofn.controller.link.transport import Inbound, Transport
 from kofn.hardware.announce import Announcer
 from kofn.hardware.driver import Bank
 from kofn.hardware.events import Reporter
+from kofn.hardware.guard import HostGuard
 from kofn.hardware.host_core import HostCore, Verdict
+from kofn.hardware.link_watch import LinkWatch
 from kofn.hardware.local_policy import PolicyShelf
 
 _log = logging.getLogger(__name__)
@@ -76,6 +78,9 @@ class HostAgent:
         Name and version for the roster.
     boot
         Identity of this boot; None draws one.
+    guard
+        The robots' safety, which hears of epochs, halts and the link; None where nobody can be
+        hurt.
 
     Raises
     ------
@@ -96,6 +101,7 @@ class HostAgent:
         n_targets: int | None = None,
         software: str = "",
         boot: str | None = None,
+        guard: HostGuard | None = None,
     ) -> None:
         self.topics = Topics(fleet)
         self.host = check_host(host)
@@ -104,6 +110,9 @@ class HostAgent:
         self._lockstep = bank.pace == "lockstep"
         targets = bank.n_zones if n_targets is None else n_targets
         self._announcer = Announcer(self.topics, self.host, self._boot, bank, targets, software)
+        self._guard = guard
+        self._link = None if guard is None else LinkWatch(transport, clock, guard.link_s)
+        floor_ep, halt_ep = guard.floor() if guard is not None else (-1, -1)
         self._core = HostCore(
             host=host,
             boot=self._boot,
@@ -113,6 +122,9 @@ class HostAgent:
             pace=bank.pace,
             hold_s=3 * bank.option_s,
             seed=seed,
+            floor_ep=floor_ep,
+            halt_ep=halt_ep,
+            needs_controller=guard is not None,
         )
         self._busy = False
         self._started_s = 0.0
@@ -215,6 +227,8 @@ class HostAgent:
             return
         now_s = self._clock.now()
         verdict, code, text = self._core.judge(step, message.at_s, now_s)
+        if self._guard is not None:
+            self._guard.see_epoch(step.ep)
         if verdict is Verdict.TAKE:
             self._take(step, message.at_s)
         elif verdict is Verdict.HOLD:
@@ -261,14 +275,23 @@ class HostAgent:
 
     def _on_ctl(self, message: Inbound) -> None:
         ctl = self._decoded(Ctl, message)
-        if ctl is not None:
-            self._core.see_ctl(ctl)
+        if ctl is None:
+            return
+        if self._core.see_ctl(ctl):
+            self._hold()
+            self._reporter.report("controller_lost", "its connection broke", self._clock.now())
+        if self._guard is not None:
+            self._guard.see_epoch(ctl.ep)
 
     def _on_halt(self, message: Inbound) -> None:
         halt = self._decoded(Halt, message)
         if halt is None:
             return
-        if self._core.see_halt(halt):
+        # Safety first: it stops the motors and writes the halt down.
+        stopped = self._guard is not None and self._guard.see_halt(
+            halt.ep, halt.by, halt.why, live=not message.retained
+        )
+        if self._core.see_halt(halt) or stopped:
             self._hold()
         # Answered at once and each time: the operator counts the hosts that heard it.
         text = f"halt of epoch {halt.ep} by {halt.by}"
@@ -298,6 +321,8 @@ class HostAgent:
     def on_time(self) -> float | None:
         """Do what is due and one slice of the option; return when to be called again."""
         now_s = self._clock.now()
+        if self._guard is not None and self._link is not None:
+            self._guard.see_link(self._link.silence_s())
         why, replies = self._core.expire(now_s)
         if why is not None:
             if why == "ttl_over" and self._busy and not self._acted_out():
@@ -314,6 +339,8 @@ class HostAgent:
         plans = [self._core.due_s(), self._reporter.due_s()]
         if self._busy:
             plans.append(now_s + REALTIME_SLICE_S)
+        if self._link is not None:
+            plans.append(self._link.due_s())
         return min((time_s for time_s in plans if time_s is not None), default=None)
 
     def _advance(self) -> None:

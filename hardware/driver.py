@@ -30,7 +30,7 @@ HOLD = -1
 
 
 class Capabilities(NamedTuple):
-    """What a driver offers; valid before `open`."""
+    """What a driver offers; valid before `open`. `simulated`: nothing moves that can hurt."""
 
     kind: str
     v_max: float
@@ -38,6 +38,7 @@ class Capabilities(NamedTuple):
     has_odometry: bool
     has_battery: bool
     has_estop_input: bool
+    simulated: bool = False
 
 
 class Observation(NamedTuple):

@@ -4,7 +4,8 @@
 The driver lives in an event loop in a thread of its own (`robot_loop`), so that its control loop
 and its dead-man keep their beat whatever the agent waits for. The agent's thread only exchanges
 values with it: an order in, pose and health out. Each `advance` is a beat: an agent that stops
-calling it, crashed or stuck, stops its robot within `deadman_s`.
+calling it, crashed or stuck, stops its robot within `deadman_s`. A third thread, the watchdog,
+looks at the same timers and stops a robot whose driver blocks its loop.
 """
 
 import asyncio
@@ -20,18 +21,20 @@ from kofn.controller.core.errors import RunError
 from kofn.controller.link.clock import Clock
 from kofn.controller.link.hostlog import Header, HostLog, Poses
 from kofn.controller.link.messages import Pace
-from kofn.hardware.driver import HOLD, Driver, DriverError, IntArray, Reading
+from kofn.hardware.black_box import BlackBox
+from kofn.hardware.driver import HOLD, Applied, Driver, DriverError, IntArray, Reading
+from kofn.hardware.limits_file import RobotLimits
 from kofn.hardware.option import OptionController, OptionSettings
 from kofn.hardware.ring import N_ACTIONS, RingLayout, sector_centres, zone_of
 from kofn.hardware.robot_loop import Pose, RobotLoop
 from kofn.hardware.safety import HasLimits, lower
+from kofn.hardware.safety_task import Safety, SafetySettings
+from kofn.hardware.watchdog import Watchdog
 
 _log = logging.getLogger(__name__)
 
 OPEN_TIMEOUT_WALL_S = 10.0
 CLOSE_TIMEOUT_WALL_S = 5.0
-POSE_MAX_AGE_S = 1.0
-"""A robot whose pose is older than that is unavailable, fleet seconds."""
 POSE_LOG_S = 0.1
 """Least time between two rows of poses in the log, fleet seconds."""
 
@@ -64,8 +67,17 @@ class DriverBank:
         Gains of the option controller.
     limits
         Lower limits than the driver's own, m/s and rad/s.
-    rate_hz, deadman_s
+    rate_hz, deadman_s, localised
         See `RobotLoop`.
+    safety
+        Who permits motion. None makes one with `deadman_s` and neither memory nor record; it arms
+        itself where the driver says that nothing moves.
+    robot_limits
+        Limits, fence and battery of the robot's own file.
+    trouble
+        Why the robot must not leave FAULT after opening: a limits file that cannot be read.
+    record
+        The black box; None records nothing.
     seed
         Seed of the speed factors of options.
     log, host
@@ -88,6 +100,11 @@ class DriverBank:
         limits: HasLimits | None = None,
         rate_hz: float = 10.0,
         deadman_s: float = 0.5,
+        localised: bool = False,
+        safety: Safety | None = None,
+        robot_limits: RobotLimits | None = None,
+        trouble: str | None = None,
+        record: BlackBox | None = None,
         seed: int = 0,
         log: HostLog | None = None,
         host: str | None = None,
@@ -101,14 +118,35 @@ class DriverBank:
         capabilities = driver.capabilities()
         digest = hashlib.sha256(f"kofn1:option:{seed}:{robot}".encode()).digest()
         generator = np.random.default_rng(int.from_bytes(digest[:16], "little"))
+        own = (robot_limits or RobotLimits()).checked()
+        capped = own.capped(capabilities.v_max, capabilities.w_max)
+        self.safety = safety or Safety(
+            (robot,),
+            clock,
+            SafetySettings(deadman_s=deadman_s),
+            self_arming=capabilities.simulated,
+        )
+        self._record = record
         self._loop = RobotLoop(
             driver,
             OptionController(layout, 1, generator, settings),
             start=start if start is not None else pose_in_zone(layout, 0),
             clock=clock,
-            limits=lower(capabilities, limits if limits is not None else capabilities),
+            limits=capped if limits is None else lower(capped, limits),
             rate_hz=rate_hz,
-            deadman_s=deadman_s,
+            safety=self.safety,
+            fence=own.fence(),
+            battery=own.battery_v,
+            localised=localised,
+            trouble=trouble,
+            applied=None if record is None else self._record_applied,
+        )
+        self._watchdog = Watchdog(
+            self._loop.look,
+            self._loop.offends,
+            self._loop.ask_stop,
+            self._loop.gate.stop_from_thread,
+            name=f"watchdog-{robot}",
         )
         self._kind = capabilities.kind
         self._thread: threading.Thread | None = None
@@ -130,6 +168,7 @@ class DriverBank:
         # No daemon: a thread that holds motors must end by its own stop.
         self._thread = threading.Thread(target=self._serve, name=f"robot-{self.robots[0]}")
         self._thread.start()
+        self._watchdog.start()
         if not self._ready.wait(OPEN_TIMEOUT_WALL_S):
             self.close()
             raise RunError(
@@ -159,7 +198,7 @@ class DriverBank:
         """Return zone and availability by the newest pose."""
         now_s = self._clock.now()
         zones = zone_of(self._layout, np.array([self._loop.pose]))
-        fresh = now_s - self._loop.seen_s <= POSE_MAX_AGE_S
+        fresh = now_s - self._loop.seen_s <= self.safety.settings.pose_max_age_s
         up = np.array([fresh and self._loop.well]) & (zones >= 0)
         return Reading(zones=zones, up=up, time_s=now_s - self._opened_s)
 
@@ -174,10 +213,13 @@ class DriverBank:
         """Beat, log the pose; True while the option is under way."""
         self._loop.beat()
         now_s = self._clock.now()
-        if self._log is not None and now_s - self._logged_s >= POSE_LOG_S:
+        if now_s - self._logged_s >= POSE_LOG_S:
             self._logged_s = now_s
             x, y, yaw = (round(value, 3) for value in self._loop.pose)
-            self._log.write(Poses(time_s=now_s - self._opened_s, p=[(x, y, yaw)]))
+            if self._log is not None:
+                self._log.write(Poses(time_s=now_s - self._opened_s, p=[(x, y, yaw)]))
+            if self._record is not None:
+                self._record.write("pose", x=x, y=y, yaw=yaw)
         return self._loop.under_way
 
     def hold(self) -> None:
@@ -188,16 +230,24 @@ class DriverBank:
         """Stop, close the driver, end the thread; idempotent."""
         self._loop.finish()
         thread = self._thread
-        if thread is None or not thread.is_alive():
-            return
-        thread.join(CLOSE_TIMEOUT_WALL_S)
-        if thread.is_alive():
-            _log.error("robot=%s driver=%s does not let go", self.robots[0], self._kind)
+        if thread is not None and thread.is_alive():
+            thread.join(CLOSE_TIMEOUT_WALL_S)
+            if thread.is_alive():
+                _log.error("robot=%s driver=%s does not let go", self.robots[0], self._kind)
+        self._watchdog.close()  # last: it watches how the driver lets go
 
     @property
     def pose(self) -> Pose:
         """Newest pose by odometry: m, m, rad."""
         return self._loop.pose
+
+    def fix(self, pose: Pose, age_s: float) -> None:
+        """Take a pose from a localiser that was true `age_s` ago."""
+        self._loop.fix(pose, age_s)
+
+    def creep_home(self) -> bool:
+        """Let a robot outside its fence go back slowly; False where it may not move."""
+        return self._loop.creep_home(self._clock.now() + self.option_s)
 
     @property
     def fault(self) -> str | None:
@@ -208,6 +258,10 @@ class DriverBank:
     def deadman_stops(self) -> int:
         """How often the dead-man stopped the robot."""
         return self._loop.deadman_stops
+
+    def _record_applied(self, v: float, w: float, applied: Applied) -> None:
+        assert self._record is not None  # noqa: S101
+        self._record.write("drive", v=v, w=w, applied=[applied.v, applied.w])
 
     def _serve(self) -> None:
         try:

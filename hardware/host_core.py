@@ -104,6 +104,10 @@ class HostCore:
         Hold timer in fleet seconds until a `Ctl` says otherwise.
     seed
         Seed of the actions drawn, see `local_policy`.
+    floor_ep, halt_ep
+        Highest epoch and highest halted epoch that this host remembers; -1 for none.
+    needs_controller
+        Hold at once when the controller's connection breaks, rather than at the end of the option.
     """
 
     def __init__(
@@ -117,20 +121,25 @@ class HostCore:
         pace: Pace,
         hold_s: float,
         seed: int,
+        floor_ep: int = -1,
+        halt_ep: int = -1,
+        needs_controller: bool = False,
     ) -> None:
+        self._needs_controller = needs_controller
         self.host, self.boot = host, boot
         self.shelf = shelf
         self.counters: Counter[str] = Counter()
         self.latch: Latch | None = None
         self.refusal: str | None = None
-        self.halt_ep = -1
+        self.halt_ep = halt_ep
         self._n = len(robots)
         self._index = {name: i for i, name in enumerate(robots)}
         self._n_targets = n_targets
         self._realtime = pace == "realtime"
         self._hold_s = hold_s
         self._seed = seed
-        self._highest_ep = -1
+        self._highest_ep = floor_ep
+        self._ctl: Ctl | None = None
         self._ordered_ep = -1  # HOLD, LEAVE, REFUSED: no motion in epochs up to this one
         self._acknowledged: dict[str, tuple[bool, str]] = {}
         self._parked: _Parked | None = None
@@ -140,15 +149,32 @@ class HostCore:
         self._ttl_s: float | None = None  # when the option must end
         self._silence_s: float | None = None  # when the hold timer ends
 
-    def see_ctl(self, ctl: Ctl) -> None:
-        """Take epoch and hold time from the controller's presence; it moves and stops nothing."""
+    def see_ctl(self, ctl: Ctl) -> bool:
+        """Take epoch and hold time from the controller's presence; it starts nothing.
+
+        Returns
+        -------
+        bool
+            Whether robots must hold now: the broker says that the connection of the controller of
+            their epoch broke, and this is not the late will of a connection before (b, c).
+        """
         if ctl.ep < self._highest_ep:
             self.counters["ctl_old_epoch"] += 1
-            return
+            return False
+        late = self._ctl is not None and self._ctl.b == ctl.b and ctl.c < self._ctl.c
+        if late:
+            self.counters["ctl_late_will"] += 1
+            return False
+        self._ctl = ctl
         self._highest_ep = ctl.ep
         hold_ms = ctl.hold or 3 * ctl.period
         if hold_ms:
             self._hold_s = hold_ms / 1000
+        if ctl.st != "CONNECTION_BROKEN" or not self._needs_controller:
+            return False
+        self.counters["controller_lost"] += 1
+        self.stop("the controller's connection broke")
+        return True
 
     def see_halt(self, halt: Halt) -> bool:
         """Latch a halt; return whether robots must stop now."""

@@ -3,7 +3,8 @@
 
     v' = clip(v, -v_max, v_max),   w' = clip(w, -w_max, w_max),   0 where v or w is not finite
 
-A robot whose command has one bad entry stops altogether: half a command is none.
+and where the speed before is given, |v'| grows by at most a_max dt; braking is not limited. A robot
+whose command has one bad entry stops altogether: half a command is none.
 """
 
 import math
@@ -33,10 +34,11 @@ class HasLimits(Protocol):
 
 
 class Limits(NamedTuple):
-    """Greatest forward speed (m/s) and turn rate (rad/s), both at least 0."""
+    """Greatest forward speed (m/s), turn rate (rad/s), growth of speed (m/s^2); at least 0."""
 
     v_max: float
     w_max: float
+    a_max: float = math.inf
 
 
 def check_limits(limits: HasLimits) -> Limits:
@@ -44,13 +46,27 @@ def check_limits(limits: HasLimits) -> Limits:
     for name, value in (("v_max", limits.v_max), ("w_max", limits.w_max)):
         if not (math.isfinite(value) and value >= 0):
             raise InputError(f"limit {name} = {value} must be finite and at least 0")
-    return Limits(limits.v_max, limits.w_max)
+    a_max = limits.a_max if isinstance(limits, Limits) else math.inf
+    if not a_max > 0:
+        raise InputError(f"limit a_max = {a_max} must be above 0")
+    return Limits(limits.v_max, limits.w_max, a_max)
 
 
 def lower(first: HasLimits, second: HasLimits) -> Limits:
     """Return the stricter of two limits: anybody may lower one, nobody raise it."""
     first, second = check_limits(first), check_limits(second)
-    return Limits(min(first.v_max, second.v_max), min(first.w_max, second.w_max))
+    return Limits(*map(min, first, second))
+
+
+def ramp(v: float, before: float, a_max: float, dt_s: float) -> float:
+    """Speed towards `v` whose magnitude grows by at most `a_max` times `dt_s` from `before`.
+
+    A change of sign passes through zero first: the robot brakes, then speeds up.
+    """
+    if v * before < 0:
+        return 0.0
+    most = abs(before) + a_max * max(dt_s, 0.0)
+    return v if abs(v) <= most else math.copysign(most, v)
 
 
 def limit(v: Speed, w: Speed, limits: HasLimits) -> tuple[Speed, Speed]:

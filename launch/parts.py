@@ -32,6 +32,7 @@ from kofn.controller.results import Checkpoint, Decision, Summary
 from kofn.hardware.agent import HostAgent
 from kofn.hardware.arena import Layout
 from kofn.hardware.driver import Bank
+from kofn.hardware.guard import HostGuard
 from kofn.hardware.ring import RingLayout
 from kofn.launch.scenario import check_time
 from kofn.launch.seeds import named_seed
@@ -48,7 +49,8 @@ SWITCH_INTERVAL_S = 0.0002
 class Connection(msgspec.Struct, frozen=True, kw_only=True):
     """How a process reaches the broker and as whom.
 
-    `protocol` is "auto", "5" or "3.1.1"; keepalive and time-outs are the transport's own.
+    `protocol` is "auto", "5" or "3.1.1"; after 1.5 times `keepalive_s` of silence the broker tells
+    the others that this process is gone.
     """
 
     fleet: str
@@ -58,6 +60,7 @@ class Connection(msgspec.Struct, frozen=True, kw_only=True):
     protocol: Protocol = "auto"
     tls: TlsFiles | None = None
     insecure_lab: bool = False
+    keepalive_s: int = 15
 
     def check(self) -> None:
         """Raise `InputError` when this cannot be a connection, before anything is started."""
@@ -73,6 +76,7 @@ class Connection(msgspec.Struct, frozen=True, kw_only=True):
             protocol=self.protocol,
             tls=self.tls,
             insecure_lab=self.insecure_lab,
+            keepalive_s=self.keepalive_s,
         )
 
 
@@ -190,7 +194,7 @@ def run_swarm(connection: Connection, config: SwarmConfig) -> dict[str, int]:
     check_host(config.host)
     check_time(config.period_s, config.speed)
     clock = MonotonicClock(config.speed)
-    with quiet_stdout(), _log_of(config.log) as log:
+    with quiet_stdout(), log_of(config.log) as log:
         bank = WorldBank(
             make_swarm(config),
             robot_names(config.host, config.robots),
@@ -201,53 +205,7 @@ def run_swarm(connection: Connection, config: SwarmConfig) -> dict[str, int]:
             host=config.host,
             config=msgspec.to_builtins(msgspec.structs.replace(config, log=None)),
         )
-        return _serve(connection, config.host, bank, clock, config.seed, log)
-
-
-class RobotConfig(msgspec.Struct, frozen=True, kw_only=True):
-    """One host process with one robot behind a driver."""
-
-    host: str
-    driver: str = "dry_run"
-    speed: float = 1.0
-    period_s: float = 6.0
-    seed: int = 0
-    zone: int = 0
-    layout: RingLayout = RingLayout()
-    log: Path | None = None
-
-
-def run_robot(connection: Connection, config: RobotConfig) -> dict[str, int]:
-    """Speak for one robot behind a driver until stopped; return what was counted.
-
-    Raises
-    ------
-    InputError
-        Unknown driver (with the known ones), or a zone that the arena does not have.
-    RunError
-        The broker does not answer, or the driver cannot be opened.
-    """
-    from kofn.hardware.driver_bank import DriverBank, pose_in_zone
-    from kofn.hardware.drivers.registry import make_driver
-
-    check_host(config.host)
-    check_time(config.period_s, config.speed)
-    if not 0 <= config.zone < config.layout.zones:
-        raise InputError(f"zone {config.zone} must lie in 0..{config.layout.zones - 1}")
-    clock = MonotonicClock(config.speed)
-    with _log_of(config.log) as log:
-        bank = DriverBank(
-            make_driver(config.driver, clock),
-            robot=robot_names(config.host, 1)[0],
-            layout=config.layout,
-            clock=clock,
-            start=pose_in_zone(config.layout, config.zone),
-            option_s=config.period_s,
-            seed=named_seed(config.seed, "driver", config.host),
-            log=log,
-            host=config.host,
-        )
-        return _serve(connection, config.host, bank, clock, config.seed, log)
+        return serve(connection, config.host, bank, clock, config.seed, log)
 
 
 def run_controller(
@@ -296,7 +254,8 @@ def run_controller(
 
 
 @contextmanager
-def _log_of(path: Path | None) -> Iterator[HostLog | None]:
+def log_of(path: Path | None) -> Iterator[HostLog | None]:
+    """Open a host's log for a block; None without a path."""
     if path is None:
         yield None
         return
@@ -304,8 +263,14 @@ def _log_of(path: Path | None) -> Iterator[HostLog | None]:
         yield log
 
 
-def _serve(
-    connection: Connection, host: str, bank: Bank, clock: Clock, seed: int, log: HostLog | None
+def serve(
+    connection: Connection,
+    host: str,
+    bank: Bank,
+    clock: Clock,
+    seed: int,
+    log: HostLog | None,
+    guard: HostGuard | None = None,
 ) -> dict[str, int]:
     """Run a host agent until SIGTERM (returns) or Ctrl-C (raises)."""
     # A world computes without pause; at the default of 5 ms the network's thread would wait that
@@ -320,6 +285,7 @@ def _serve(
         seed=named_seed(seed, "actions"),
         log=log,
         software=f"kofn {version('kofn')}",
+        guard=guard,
     )
     agent.open()
     stop = StopFlag()

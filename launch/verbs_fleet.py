@@ -12,13 +12,8 @@ from kofn.hardware.arena import Layout, layout_of
 from kofn.hardware.ring import RingLayout
 from kofn.launch import options
 from kofn.launch.output import configure_logging, emit
-from kofn.launch.parts import (
-    RobotConfig,
-    SwarmConfig,
-    connect,
-    run_robot,
-    run_swarm,
-)
+from kofn.launch.parts import SwarmConfig, connect, run_swarm
+from kofn.launch.robot_host import RobotConfig, run_robot, safety_of, table_of
 from kofn.launch.scenario import (
     BrokerSection,
     GameSection,
@@ -176,6 +171,17 @@ def robot(
     tls_key: TlsKey = None,
     insecure_lab: InsecureLab = False,
     driver: Annotated[str, typer.Option(help="Name of the driver.")] = "dry_run",
+    settings: Annotated[str, typer.Option(help="Settings of the driver as JSON.")] = "{}",
+    state: Annotated[
+        Path | None, typer.Option(help="Folder of what the robot remembers; default: by its name.")
+    ] = None,
+    limits: Annotated[
+        Path | None, typer.Option(help="The robot's limits; default: limits.toml in --state.")
+    ] = None,
+    safety: Annotated[str, typer.Option(help="Time limits as JSON, as deadman_s, link_s.")] = "{}",
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Record commands in the place of motors.")
+    ] = False,
     zone: Annotated[int, typer.Option(min=0, help="Zone in which the robot stands.")] = 0,
     period: options.Period = 6.0,
     speed: options.Speed = 1.0,
@@ -193,6 +199,11 @@ def robot(
     config = RobotConfig(
         host=host,
         driver=driver,
+        settings=table_of("--settings", settings),
+        state=state,
+        limits=limits,
+        safety=safety_of("--safety", safety),
+        dry_run=dry_run,
         speed=speed,
         period_s=period,
         seed=seed,

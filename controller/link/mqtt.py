@@ -40,6 +40,7 @@ _MQTT5_TRIAL_S = 3.0
 _INFLIGHT = 100
 _QUEUED = 64
 _FLUSH_S = 2.0
+_PING_TOPIC = "kofn1/ping"
 _WRONG_LOGIN = ("Not authorized", "Bad user name or password", "Banned")
 
 
@@ -103,6 +104,7 @@ class MqttTransport:
         self._established = 0
         self._sent = 0
         self._unsent = 0
+        self._heard_wall_s = float("-inf")
 
     def open(self, session: Session, timeout_s: float = 10.0) -> None:
         """Connect, subscribe, announce; a broker that is not there yet is waited for.
@@ -173,6 +175,21 @@ class MqttTransport:
         client = self._client
         return self._ready and client is not None and client.is_connected()
 
+    def ping(self) -> None:
+        """Ask the broker for a sign of life; sends nothing while the session is down.
+
+        An unsubscription from a topic that nobody has: the broker must acknowledge it and has
+        nothing else to do. paho sends a PINGREQ of its own only after a keepalive of silence.
+        """
+        client = self._client
+        if client is not None and self.connected:
+            client.unsubscribe(_PING_TOPIC)
+
+    @property
+    def heard_wall_s(self) -> float:
+        """When the broker was last heard, on `time.monotonic`; minus infinity before it was."""
+        return self._heard_wall_s
+
     @property
     def _login(self) -> str | None:
         """Whom the broker takes us for, in messages."""
@@ -232,6 +249,7 @@ class MqttTransport:
         client.on_subscribe = self._on_subscribe
         client.on_disconnect = self._on_disconnect
         client.on_message = self._on_message
+        client.on_unsubscribe = self._on_pong
         return client
 
     def _drop(self, client: Client) -> None:
@@ -242,6 +260,7 @@ class MqttTransport:
         self._ready = False
         client.on_connect = client.on_subscribe = client.on_disconnect = None
         client.on_message = client.on_socket_open = client.on_connect_fail = None
+        client.on_unsubscribe = None
         # paho leaves its wake-up socket pair to the garbage collector.
         client._reset_sockets()  # noqa: SLF001
 
@@ -295,6 +314,7 @@ class MqttTransport:
         for message in self._session.birth(self._connection):
             client.publish(message.topic, message.payload, message.qos, message.retain)
             self._sent += 1
+        self._heard_wall_s = time.monotonic()
         with self._changed:
             self._established += 1
             self._ready = True
@@ -309,7 +329,11 @@ class MqttTransport:
         self._ready = False
         self._judge_tls()  # with TLS 1.3 a broker refuses our certificate after the handshake
 
+    def _on_pong(self, *_: Any) -> None:
+        self._heard_wall_s = time.monotonic()
+
     def _on_message(self, _: Client, __: Any, message: MQTTMessage) -> None:
+        self._heard_wall_s = time.monotonic()
         self._inbox.put(
             Inbound(message.topic, bytes(message.payload), message.retain, self._clock.now())
         )

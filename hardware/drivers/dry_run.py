@@ -63,6 +63,7 @@ class DryRunDriver:
             has_odometry=True,
             has_battery=False,
             has_estop_input=False,
+            simulated=True,
         )
 
     async def open(self) -> None:

@@ -272,9 +272,18 @@ def test_a_stop_input_ends_the_order_and_only_a_new_one_moves_again(sense: str) 
         await stage.pass_time(0.1)
         assert not stage.turning()
         assert stage.loop.well == (sense == "bumper")
+        safety = stage.loop.safety
+        leave = {"estop_input": safety.release, "faults": safety.clear}.get(sense)
+        if leave is not None:
+            assert leave(0) != []  # not while the cause is there
         stage.driver.pressed = False
         await stage.pass_time(1.0)
         assert not stage.turning()
+        if leave is not None:
+            assert not stage.loop.well
+            assert leave(0) == []
+            assert not stage.loop.well  # never straight to ARMED
+            assert safety.arm(0) == []
         assert stage.loop.well
         stage.loop.give(1, stage.clock.now() + 6.0)
         await stage.pass_time(0.2)
@@ -304,7 +313,7 @@ def test_a_stop_that_raises_is_tried_again_by_the_dead_man() -> None:
 @pytest.mark.parametrize(
     ("settings", "sentence"),
     [
-        ({"deadman_s": 0.0}, r"deadman_s = 0.0 s must lie in 0.1..2.0"),
+        ({"deadman_s": 0.0}, r"deadman_s = 0.0 s must lie in 0.1..2 s"),
         ({"deadman_s": 3.0}, r"deadman_s = 3.0 s"),
         ({"rate_hz": 1.0}, "rate_hz = 1.0 must be above 2"),
         ({"start": (math.nan, 0.0, 0.0)}, "must be finite"),
