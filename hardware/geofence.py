@@ -19,6 +19,8 @@ BoolArray = npt.NDArray[np.bool_]
 Polygon = list[tuple[float, float]]
 
 ON_EDGE_M = 1e-9
+BEYOND_M = 0.1
+"""How far behind an edge the way back ends."""
 
 
 class Fence:
@@ -54,6 +56,31 @@ class Fence:
             allowed &= ~(interior | edge)
         return allowed
 
+    def way_back(self, point: tuple[float, float]) -> tuple[float, float]:
+        """Vector from a point outside to the nearest place a little beyond the edge it crossed.
+
+        (0, 0) where no edge is crossed. Following it again and again leads inside: the nearest edge
+        point is on the border of what is allowed.
+        """
+        at = np.array([point])
+        areas = [(area, False) for area in self._keep_out]
+        if self._inside is not None:
+            areas.append((self._inside, True))
+        for corners, inside in areas:
+            interior, edge = _where(corners, at)
+            wrong = (not interior[0] or edge[0]) if inside else (interior[0] or edge[0])
+            if wrong:
+                offset, share, along = _from_edges(corners, at)
+                gaps = offset - share[:, :, None] * along
+                way = -gaps[0, int(np.linalg.norm(gaps[0], axis=1).argmin())]
+                length = float(np.linalg.norm(way))
+                if length <= ON_EDGE_M:
+                    way, length = corners.mean(axis=0) - at[0], 1.0
+                    way = way if inside else -way
+                stretched = way * (1.0 + BEYOND_M / length)
+                return float(stretched[0]), float(stretched[1])
+        return 0.0, 0.0
+
 
 def _corners(name: str, polygon: Polygon) -> FloatArray:
     corners = np.asarray(polygon, dtype=np.float64)
@@ -72,9 +99,17 @@ def _where(corners: FloatArray, points: FloatArray) -> tuple[BoolArray, BoolArra
     rise = np.where(start[:, 1] == end[:, 1], 1.0, end[:, 1] - start[:, 1])
     crossing_x = start[:, 0] + (y - start[:, 1]) * (end[:, 0] - start[:, 0]) / rise
     interior = (straddles & (x < crossing_x)).sum(axis=1) % 2 == 1
-    along = end - start
-    length2 = np.maximum((along**2).sum(axis=1), ON_EDGE_M**2)
-    offset = points[:, None, :] - start
-    share = np.clip((offset * along).sum(axis=2) / length2, 0.0, 1.0)
+    offset, share, along = _from_edges(corners, points)
     gap = np.linalg.norm(offset - share[:, :, None] * along, axis=2)
     return interior, gap.min(axis=1) <= ON_EDGE_M
+
+
+def _from_edges(
+    corners: FloatArray, points: FloatArray
+) -> tuple[FloatArray, FloatArray, FloatArray]:
+    """Offset of each point from each edge's start, share along the edge of the nearest, edges."""
+    along = np.roll(corners, -1, axis=0) - corners
+    length2 = np.maximum((along**2).sum(axis=1), ON_EDGE_M**2)
+    offset = points[:, None, :] - corners
+    share = np.clip((offset * along).sum(axis=2) / length2, 0.0, 1.0)
+    return offset, share, along

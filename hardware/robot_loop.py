@@ -47,8 +47,8 @@ REOPEN_S = 1.0
 """Between two tries to open a device again, fleet seconds."""
 WAY_WITHOUT_FIX_M = 1.0
 """So far odometry alone carries the pose of a robot that is localised by others."""
-HOME, HOME_SHARE = 0, 0.25
-"""Local action that goes back to the parking radius; share of the limits for it outside a fence."""
+HOME, HOME_SHARE, HOME_GAIN = 0, 0.25, 4.0
+"""Local action after the way back into a fence; share of the limits on it; turn rate per error."""
 
 
 class Order(NamedTuple):
@@ -143,7 +143,7 @@ class RobotLoop:
         """Start an order where the robot is armed; -1 (HOLD) stops."""
         self.beat()
         self._creeping = False
-        if action == HOLD:
+        if action == HOLD or not self.well:
             self.hold()
             return
         self.safety.step(0)
@@ -309,9 +309,15 @@ class RobotLoop:
         if self._started is not order:
             self._controller.start(np.array([order.action]), pose)
             self._started = order
-        v, w = self._controller.command(pose)
-        share = HOME_SHARE if self._creeping else 1.0
-        await self.gate.drive(float(v[0]), float(w[0]), share=share)
+        if self._creeping and self._fence is not None:
+            x, y, yaw = self.pose
+            dx, dy = self._fence.way_back((x, y))
+            error = math.remainder(math.atan2(dy, dx) - yaw, math.tau)
+            ahead = HOME_SHARE * max(0.0, math.cos(error))
+            await self.gate.drive(ahead, HOME_GAIN * error, share=HOME_SHARE)
+        else:
+            v, w = self._controller.command(pose)
+            await self.gate.drive(float(v[0]), float(w[0]))
         if self._order is not order:  # held while the command was on its way
             await self.gate.stop()
 
@@ -357,9 +363,10 @@ class RobotLoop:
             safety.pause(0, "bumper")
         if self._fence is not None:
             inside = bool(self._fence.allows(np.array([self.pose[:2]]))[0])
-            if inside:
-                self._creeping = False
-            elif not self._creeping:
+            if inside and self._creeping:
+                self._creeping, self._order = False, None
+                safety.pause(0, "back inside its fence")
+            elif not inside and not self._creeping:
                 safety.event(Event.GEOFENCE, 0)
         self.look()
 

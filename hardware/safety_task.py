@@ -156,9 +156,9 @@ class Safety:
         return bool(may_move(self._state, now_s, self.settings.deadman_s)[robot])
 
     def ready(self) -> BoolArray:
-        """Which robots would act on a step, shape (n,): armed, and not outside their fence."""
+        """Which robots would act on a step, shape (n,): armed, inside their fence, battery ok."""
         armed: BoolArray = self._state.mode == Mode.ARMED
-        return armed & ~self._state.fenced
+        return armed & ~self._state.fenced & self._battery_ok
 
     # What the robot senses.
 
