@@ -50,8 +50,9 @@ def test_no_random_sequence_of_events_breaks_a_law() -> None:
             rng.choice(towards, SEQUENCES),
             rng.integers(0, len(Event), SEQUENCES),
         )
-        facts = Facts(*(rng.random(SEQUENCES) < 0.9 for _ in range(6)))
-        facts = facts._replace(halt_ep=rng.integers(-1, 8, SEQUENCES))
+        luck = rng.random((6, SEQUENCES)) < 0.9
+        halts = rng.integers(-1, 8, SEQUENCES)
+        facts = Facts(luck[0], luck[1], luck[2], luck[3], luck[4], luck[5], halts)
         epochs = np.where(rng.random(SEQUENCES) < 0.2, rng.integers(0, 10, SEQUENCES), -1)
         state = state._replace(epoch=np.maximum(state.epoch, epochs))
         before = state
