@@ -6,6 +6,7 @@ What it hears goes through `intake`. Everything sent is recorded. Decides nothin
 
 import logging
 import secrets
+from contextlib import suppress
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -15,13 +16,14 @@ from kofn.controller.config import ControllerConfig
 from kofn.controller.core.errors import RunError
 from kofn.controller.intake import Intake, Record
 from kofn.controller.link.allow_list import AllowList
-from kofn.controller.link.audit import AuditLog
+from kofn.controller.link.audit import AuditLog, one_line
 from kofn.controller.link.clock import Clock
 from kofn.controller.link.limits import HostGate, Limits
-from kofn.controller.link.messages import Cmd, Ctl, Pace, Presence, Step, encode
+from kofn.controller.link.messages import Cmd, Ctl, Halt, Pace, Presence, Step, encode
 from kofn.controller.link.policies import pack_policy, spaces_of
 from kofn.controller.link.topics import Topics
 from kofn.controller.link.transport import Outbound, Session, Transport
+from kofn.controller.orders import Orders, Result
 from kofn.controller.poll_round import Answer, PollRound
 from kofn.controller.roster import Frame, RosterBook
 
@@ -29,6 +31,13 @@ log = logging.getLogger(__name__)
 
 CLIENT_ID = "controller"
 COMMAND_TTL_MS = 10_000
+HALT_ANSWER_WALL_S = 5.0
+"""How long a halt is repeated for hosts that have not answered it, wall seconds."""
+HALT_REPEAT_WALL_S = 1.0
+RESULTS_KEPT = 1000
+"""Results of commands that nobody has taken are forgotten beyond that."""
+
+Op = Literal["HOLD", "RESUME", "LEAVE", "REFUSED"]
 ROWS_PER_REPLY = 500
 """A host answers one poll in messages of at most so many rows."""
 
@@ -94,6 +103,8 @@ class FleetLink:
         self._config = config
         self._epoch = epoch
         self._boot = secrets.token_hex(8)
+        self._orders = Orders()
+        self._results: list[Result] = []
         self._intake = Intake(
             config.fleet,
             epoch,
@@ -102,6 +113,7 @@ class FleetLink:
             record,
             gate=HostGate(clock, host_limits(config.k)),
             audit=AuditLog(clock),
+            orders=self._orders,
             allow_list=allow_list,
         )
         self._connection = 0
@@ -142,8 +154,63 @@ class FleetLink:
         self._intake.release()
         frame = self.roster.frame
         for host, why in self.roster.take_refusals():
-            self._refuse(host, why)
+            log.warning("host refused host=%s reason=%s", host, why)
+            self._command(host, "REFUSED", why)
+        for host in self.roster.take_readmitted():
+            self._command(host, "RESUME", "what it was refused for is over")
+        for host in self.roster.take_held_anew():
+            self._command(host, "HOLD", "held before it started anew")
         return frame
+
+    def order(self, host: str, op: Literal["hold", "resume", "leave"], why: str = "") -> Cmd:
+        """Give an order of the operator to one host; return the command that carries it.
+
+        A host that is told to hold or to leave is out of the frame at once. The result comes by
+        `take_results`.
+
+        Raises
+        ------
+        InputError
+            Nobody has heard of this host, or it is to resume though it was refused.
+        """
+        self.roster.check_order(host, op)
+        self.roster.hold(host, "" if op == "resume" else op.upper())
+        self._intake.awaiting.discard(host)
+        commands: dict[str, Literal["HOLD", "RESUME", "LEAVE"]]
+        commands = {"hold": "HOLD", "resume": "RESUME", "leave": "LEAVE"}
+        return self._command(host, commands[op], why)
+
+    def take_results(self) -> list[Result]:
+        """Return and clear what has become of commands."""
+        results, self._results = self._results, []
+        return results
+
+    def spread_halt(self, halt: Halt) -> list[str]:
+        """Repeat a halt until every host that is online has answered; return who has not.
+
+        Does not raise: a fleet that cannot be reached holds by its own timers.
+        """
+        intake, wall_of_one_s = self._intake, self._clock.to_wall_s(1.0)
+        scale = 1.0 / wall_of_one_s if wall_of_one_s > 0 else 1.0
+        intake.halting = halt
+        log.error("halt ep=%d by=%s why=%s", halt.ep, halt.by, halt.why)
+        self._record.write("halt", halt)
+        give_up_s = self._clock.now() + HALT_ANSWER_WALL_S * scale
+        repeat_s = self._clock.now()
+        while (silent := self.roster.online - intake.halted) or repeat_s <= self._clock.now():
+            now_s = self._clock.now()
+            if now_s >= give_up_s:
+                break
+            if now_s >= repeat_s:
+                repeat_s = now_s + HALT_REPEAT_WALL_S * scale
+                self._transport.publish(self._topics.halt, encode(halt), qos=1, retain=True)
+            message = self._transport.receive(min(repeat_s, give_up_s) - now_s)
+            if message is not None:
+                with suppress(RunError):  # another controller: the fleet must stop all the same
+                    intake.take(message)
+        if silent:
+            log.error("halt unanswered hosts=%s", ",".join(sorted(silent)))
+        return sorted(silent)
 
     @property
     def awaiting(self) -> frozenset[str]:
@@ -233,6 +300,7 @@ class FleetLink:
         self._watch_connection()
         if message is not None:
             self._intake.take(message)
+        self._send_commands()
         return message is not None
 
     def _publish_step(self, step: Step) -> None:
@@ -277,15 +345,21 @@ class FleetLink:
         elif now_s - self._lost_at_s > self._config.wait_s:
             raise RunError(f"the broker has been gone for {self._config.wait_s:g} s")
 
-    def _refuse(self, host: str, why: str) -> None:
-        """Tell a host that it may not take part."""
-        log.warning("host refused host=%s reason=%s", host, why)
-        order = Cmd(
-            ep=self._epoch,
-            id=secrets.token_hex(8),
-            op="REFUSED",
-            ttl=COMMAND_TTL_MS,
-            why=why[:200],
-        )
-        self._record.write("cmd", order, host)
-        self._transport.publish(self._topics.of("cmd", host), encode(order), qos=1)
+    def _command(self, host: str, op: Op, why: str) -> Cmd:
+        """Give a host a command, which is sent until it is acknowledged."""
+        cmd = Cmd(ep=self._epoch, id=secrets.token_hex(8), op=op, ttl=COMMAND_TTL_MS, why=why[:200])
+        self._record.write("cmd", cmd, host)
+        self._orders.give(host, cmd, self._clock.now())
+        self._send_commands()
+        return cmd
+
+    def _send_commands(self) -> None:
+        """Send commands that are due; note what has become of others."""
+        for host, cmd in self._orders.due(self._clock.now()):
+            self._transport.publish(self._topics.of("cmd", host), encode(cmd), qos=1)
+        for result in self._orders.take_results():
+            level = logging.INFO if result.ok else logging.WARNING
+            words = "command host=%s op=%s ok=%s why=%s"
+            log.log(level, words, result.host, result.cmd.op, result.ok, one_line(result.why))
+            self._results.append(result)
+        del self._results[:-RESULTS_KEPT]

@@ -4,7 +4,7 @@
 Parsing goes from cheap to dear and has no effect before its end: topic, retain flag, host name,
 allow-list, how much this host may say, size and types, ownership, freshness. Answers go to their
 poll round, presence to the roster, `done` takes a host off the list of those that are awaited. A
-halt, or a newer controller, ends the run. A host that floods or contradicts itself is out of the
+halt, or another controller, ends the run. A host that floods or contradicts itself is out of the
 frame, and nothing from it counts, until its quarantine is over.
 """
 
@@ -30,6 +30,7 @@ from kofn.controller.link.messages import (
 )
 from kofn.controller.link.topics import NAME_PATTERN, Topics
 from kofn.controller.link.transport import Inbound
+from kofn.controller.orders import Orders
 from kofn.controller.poll_round import PollRound, RoundKey
 from kofn.controller.roster import RosterBook
 
@@ -41,6 +42,15 @@ ROUNDS_KEPT = 8
 _RETAINED_KINDS = frozenset({"conn", "roster", "halt", "ctl"})
 _HOST_KINDS = frozenset({"rep", "done", "conn", "roster", "ack", "evt"})
 _NAMELESS_KINDS = frozenset({"halt", "ctl"})
+
+
+class HaltError(RunError):
+    """Motion is forbidden for the epoch of this controller."""
+
+    def __init__(self, halt: Halt) -> None:
+        reason = f": {halt.why}" if halt.why else ""
+        super().__init__(f"{halt.by} halted the fleet up to epoch {halt.ep}{reason}")
+        self.halt = halt
 
 
 class Record(Protocol):
@@ -72,6 +82,8 @@ class Intake:
         How much one host may say.
     audit
         Which refusals become a line in the log.
+    orders
+        Told of acknowledgements.
     allow_list
         Nobody else is listened to; None: everybody is.
     """
@@ -86,6 +98,7 @@ class Intake:
         *,
         gate: HostGate,
         audit: AuditLog,
+        orders: Orders,
         allow_list: AllowList | None = None,
     ) -> None:
         self.roster = roster
@@ -99,6 +112,11 @@ class Intake:
         """Rows and messages that did not become an answer, by kind."""
         self.quarantines = 0
         """How often a host was put into quarantine."""
+        self.halting: Halt | None = None
+        """A halt that is being spread: it does not end the run a second time."""
+        self.halted: set[str] = set()
+        """Hosts that have said that they heard it."""
+        self._orders = orders
         self._fleet = fleet
         self._epoch = epoch
         self._boot = boot
@@ -191,10 +209,14 @@ class Intake:
         elif kind == "evt":
             event = decode(Event, payload)
             self._record.write("event", event, host)
+            if self.halting is not None and event.code == "halted":
+                self.halted.add(host)
             text = one_line(event.text)
             log.info("event host=%s code=%s n=%d text=%s", host, event.code, event.n, text)
         elif kind == "ack":
-            self._record.write("ack", decode(Ack, payload), host)
+            ack = decode(Ack, payload)
+            self._record.write("ack", ack, host)
+            self._orders.acknowledge(host, ack)
         elif kind == "halt":
             self._on_halt(decode(Halt, payload))
         elif kind == "ctl":
@@ -225,9 +247,8 @@ class Intake:
 
     def _on_halt(self, halt: Halt) -> None:
         self._record.write("halt", halt)
-        if halt.ep >= self._epoch:
-            reason = f": {halt.why}" if halt.why else ""
-            raise RunError(f"{halt.by} halted the fleet up to epoch {halt.ep}{reason}")
+        if halt.ep >= self._epoch and self.halting is None:
+            raise HaltError(halt)
 
     def _on_ctl(self, ctl: Ctl) -> None:
         """Give way to another controller: two of them would evict each other from the broker.

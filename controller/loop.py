@@ -21,18 +21,25 @@ import msgspec
 from kofn.controller.config import ControllerConfig
 from kofn.controller.core.errors import InputError, RunError
 from kofn.controller.core.policy import Policy
+from kofn.controller.desk import Desk
 from kofn.controller.dispatch import FIRST_ACTION, Dispatcher
 from kofn.controller.estimate import Estimator
 from kofn.controller.fleet_link import FleetLink
+from kofn.controller.intake import HaltError
 from kofn.controller.link.allow_list import AllowList
 from kofn.controller.link.clock import Clock
+from kofn.controller.link.messages import Halt
 from kofn.controller.link.transport import Transport
+from kofn.controller.order_box import OrderBox
 from kofn.controller.playing import Player
 from kofn.controller.record import Recorder, RunFolder
 from kofn.controller.results import Checkpoint, Decision, Summary, Totals
 from kofn.controller.waiting import StopRequested, Waiter
 
 log = logging.getLogger(__name__)
+
+ORDERS_WALL_S = 0.2
+"""How often to look for orders of the operator, wall seconds."""
 
 
 class ControlLoop:
@@ -130,6 +137,10 @@ class ControlLoop:
                 completed, failure = True, ""
             except StopRequested:
                 failure = "stopped on request"
+            except HaltError as halted:
+                silent = self._link.spread_halt(halted.halt)
+                named = f"; no answer from {', '.join(silent)}" if silent else ""
+                raise RunError(f"{halted}{named}") from halted
             finally:
                 self._link.close()
         except (RunError, InputError) as error:
@@ -174,7 +185,16 @@ class ControlLoop:
     def _steps(self) -> Iterator[Decision]:
         """Connect, wait for the fleet, hold all steps; yield each decision once it is on record."""
         self._link.open(self._config.wait_s)
-        waiter = Waiter(self._config, self._link, self._clock, self._should_stop)
+        wall_of_one_s = self._clock.to_wall_s(1.0)
+        desk = Desk(
+            OrderBox(self._folder.path),
+            self._link,
+            self._clock,
+            ORDERS_WALL_S / wall_of_one_s if wall_of_one_s > 0 else ORDERS_WALL_S,
+            halt=self._halt,
+            policy=self._change_policy,
+        )
+        waiter = Waiter(self._config, self._link, self._clock, self._should_stop, desk.look)
         player = Player(
             self._config,
             self._epoch,
@@ -202,6 +222,13 @@ class ControlLoop:
             self._estimator.advance(g)
             g = self._dispatcher.next_target(t, g, u)
         waiter.tick()
+
+    def _halt(self, why: str) -> None:
+        """Order of the operator: no motion any more in this epoch."""
+        raise HaltError(Halt(ep=self._epoch, by="operator", why=why))
+
+    def _change_policy(self, file: str) -> str:
+        raise InputError(f"policy {file} cannot be changed in mid-run")
 
     def _robots_to_start(self) -> int:
         """How many robots to wait for: a fleet that had shrunk before the cut is not whole now."""

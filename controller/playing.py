@@ -2,11 +2,12 @@
 """One step of the control loop: publish, poll in one or two waves, estimate, decide, record."""
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import numpy.typing as npt
 
+from kofn.controller.availability import Availability
 from kofn.controller.config import ControllerConfig
 from kofn.controller.dispatch import Dispatcher
 from kofn.controller.estimate import Estimator
@@ -71,6 +72,7 @@ class Player:
         self._streams = Streams(config.seed)
         self._last_m = last_m
         self._fallbacks = 0
+        self._availability = Availability()
         self.sent_s = 0.0
         """When the present step was published."""
 
@@ -80,12 +82,14 @@ class Player:
         self._link.announce(frame.pace)
         self._link.send_step(self._step(t, g, last_u))
         self.sent_s = self._clock.now()
-        poll_round = self._open_round(t)
+        there = self._availability.among(t, frame.ids)
+        poll_round = self._open_round(t, there)
         self._run_round(poll_round)
         latency_ms = 1000 * self._clock.to_wall_s(self._clock.now() - self.sent_s)
         if not poll_round.complete:
             self._waiter.drain()  # an answer counts by when it arrived, not by when it is read
         outcome = poll_round.close(self._clock.now())
+        self._availability.note(t, outcome.unavailable)
         self._take_late()
         first_wave, instead = poll_round.first_wave, poll_round.second_wave
         estimate = self._estimator.estimate(t, first_wave, outcome, self._dispatcher.belief)
@@ -101,7 +105,7 @@ class Player:
             counts=_whole(estimate.counts),
             belief=[float(weight) for weight in self._dispatcher.belief],
             m=estimate.m,
-            frame=len(frame.ids),
+            frame=len(there),
             missing=len(outcome.silent),
             fallback=estimate.fallback,
             latency_ms=latency_ms,
@@ -133,15 +137,15 @@ class Player:
             m=self._last_m,
         )
 
-    def _open_round(self, t: int) -> PollRound:
-        """Draw the permutation; nothing is sent yet."""
+    def _open_round(self, t: int, there: Sequence[str]) -> PollRound:
+        """Draw the permutation of the robots that are there; nothing is sent yet."""
         config, frame = self._config, self._link.frame
         ttl_s = config.poll_ttl(frame.pace)
-        order = self._streams.at("sample", t).permutation(len(frame.ids))
-        polled = min(config.k, len(frame.ids))
+        order = self._streams.at("sample", t).permutation(len(there))
+        polled = min(config.k, len(there))
         return PollRound(
             RoundKey(self._epoch, t, self._nonce()),
-            permutation=[frame.ids[i] for i in order[: 2 * config.k]],
+            permutation=[there[i] for i in order[: 2 * config.k]],
             host_of=frame.host_of,
             k=config.k,
             n_zones=self._dispatcher.belief.size,

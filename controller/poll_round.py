@@ -52,13 +52,15 @@ class Outcome(NamedTuple):
     """What a closed round says; all in the order of the permutation.
 
     `fresh` and `topped_up` are the answers of the first and of the second wave; `silent` robots
-    were asked and gave no valid row at all; `stale` ones answered for an older step only.
+    were asked and gave no valid row at all; `stale` ones answered for an older step only;
+    `unavailable` ones said that they are out of the game.
     """
 
     fresh: tuple[Answer, ...]
     topped_up: tuple[Answer, ...]
     silent: tuple[str, ...]
     stale: tuple[str, ...]
+    unavailable: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -261,6 +263,7 @@ class PollRound:
             topped_up=self._answers(self.second_wave),
             silent=tuple(robot for robot in self.asked if robot not in self._given),
             stale=tuple(robot for robot in self.asked if self._said(robot, Flag.STALE)),
+            unavailable=tuple(r for r in self.asked if self._said(r, Flag.UNAVAILABLE)),
         )
 
     def take_late(self) -> tuple[list[Answer], list[float]]:

@@ -48,7 +48,8 @@ class Decision(msgspec.Struct, frozen=True, kw_only=True):
     m
         Fresh, topped-up, remembered and padded entries (`estimate`); at most k in all.
     frame
-        Robots that could have been polled.
+        Robots that could have been polled: those that said lately that they are unavailable could
+        not.
     missing
         Robots asked, in either wave, that gave no valid row before the deadline.
     fallback

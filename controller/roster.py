@@ -10,15 +10,17 @@ answers with a `Frame`. A host's robots are in the frame when
 3. no robot of it belongs to a host that announced the same id before;
 4. where there is an allow-list, all its robots are its own there;
 5. it holds the current policy;
-6. it has not been dropped, for silence or by quarantine.
+6. it has not been dropped, for silence or by quarantine;
+7. it was not ordered to hold, or to leave and not started again since.
 
-Whoever fails 2, 3 or 4 is refused, once per boot and reason.
+Whoever fails 2, 3 or 4 is refused, once per boot and reason, and readmitted when that is over.
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
+from kofn.controller.core.errors import InputError
 from kofn.controller.link.allow_list import AllowList
 from kofn.controller.link.messages import Conn, Pace, Roster, robot_ids
 from kofn.controller.link.policies import Spaces
@@ -72,6 +74,12 @@ class _Host:
     online: bool = False
     dropped: str = ""
     """Why it is out of the frame in spite of all; empty when it is not."""
+    held: str = ""
+    """HOLD or LEAVE, as ordered; empty when it takes part."""
+    held_boot: str = ""
+    """The boot of it that was told so."""
+    refused_boot: str = ""
+    """The boot of it that was told that it is refused; empty when it is not."""
     roster: Roster | None = None
     robots: tuple[str, ...] = ()
     objection: str = ""
@@ -105,6 +113,7 @@ class RosterBook:
         self._hosts: dict[str, _Host] = {}
         self._refused: set[tuple[str, str, str]] = set()
         self._new_refusals: list[Refusal] = []
+        self._readmitted: list[str] = []
         self._frame: Frame | None = None  # computed when asked for: messages come in bursts
         self._claims = 0
 
@@ -116,6 +125,8 @@ class RosterBook:
                 return  # an older connection of this boot, overtaken
             if (entry.boot, entry.connection) != (conn.b, conn.c):
                 entry.dropped = ""
+            if entry.boot != conn.b and entry.held == "LEAVE":
+                entry.held = ""  # somebody has started it again
             entry.boot, entry.connection, entry.online = conn.b, conn.c, True
         elif (conn.b, conn.c) == (entry.boot, entry.connection):
             entry.online = False
@@ -146,6 +157,48 @@ class RosterBook:
         entry.dropped = ""
         self._frame = None
         return True
+
+    def check_order(self, host: str, op: str) -> None:
+        """Raise `InputError` when a host cannot be ordered to `op` ("hold", "resume", "leave")."""
+        entry = self._hosts.get(host)
+        if entry is None:
+            known = ", ".join(sorted(self._hosts)) or "none"
+            raise InputError(f"host {host} has not been heard of; known are {known}")
+        if op == "resume" and entry.refused_boot == entry.boot != "":
+            why = self._refusal(host, entry, self._owners())
+            raise InputError(f"host {host} cannot resume, it is refused: {why}")
+        if op == "resume" and entry.held == "LEAVE":
+            raise InputError(f"host {host} cannot resume, it has left: start it again")
+
+    def hold(self, host: str, held: str) -> None:
+        """Note that a host was ordered to hold ("HOLD", "LEAVE") or may take part ("")."""
+        entry = self._entry(host)
+        entry.held, entry.held_boot = held, entry.boot
+        self._frame = None
+
+    @property
+    def held(self) -> frozenset[str]:
+        """Hosts online that were ordered to hold."""
+        return frozenset(h for h, entry in self._hosts.items() if entry.held and entry.online)
+
+    @property
+    def online(self) -> frozenset[str]:
+        """Hosts that are online, whether they take part or not."""
+        return frozenset(host for host, entry in self._hosts.items() if entry.online)
+
+    def take_held_anew(self) -> list[str]:
+        """Return held hosts that have started anew since they were told to hold, once."""
+        anew = []
+        for host, entry in self._hosts.items():
+            if entry.held and entry.online and entry.held_boot != entry.boot:
+                entry.held_boot = entry.boot
+                anew.append(host)
+        return anew
+
+    def take_readmitted(self) -> list[str]:
+        """Return hosts that were told that they are refused, and are not any more."""
+        readmitted, self._readmitted = self._readmitted, []
+        return readmitted
 
     @property
     def frame(self) -> Frame:
@@ -219,6 +272,8 @@ class RosterBook:
             return f"refused, {refusal}"
         if self._policy not in {held.removeprefix("sha256:") for held in roster.have}:
             return "policy not held yet"
+        if entry.held:
+            return "told to leave" if entry.held == "LEAVE" else "told to hold"
         return entry.dropped
 
     def _compute(self) -> Frame:
@@ -234,6 +289,12 @@ class RosterBook:
             if why and (name, entry.boot, why) not in self._refused:
                 self._refused.add((name, entry.boot, why))
                 self._new_refusals.append(Refusal(name, why))
+                entry.refused_boot = entry.boot
+            elif not why and entry.refused_boot == entry.boot:
+                entry.refused_boot = ""
+                self._refused = {refused for refused in self._refused if refused[0] != name}
+                if not entry.held:
+                    self._readmitted.append(name)
             if not self._obstacle(name, entry, owners) and entry.robots:
                 host_of.update(dict.fromkeys(entry.robots, name))
                 paces[name] = roster.pace

@@ -47,6 +47,8 @@ class Waiter:
         Fleet seconds.
     should_stop
         Asked several times a second; True raises `StopRequested`.
+    on_turn
+        Called as often, for whatever else there is to do.
     """
 
     def __init__(
@@ -55,11 +57,13 @@ class Waiter:
         link: FleetLink,
         clock: Clock,
         should_stop: Callable[[], bool],
+        on_turn: Callable[[], None] = lambda: None,
     ) -> None:
         self._config = config
         self._link = link
         self._clock = clock
         self._should_stop = should_stop
+        self._on_turn = on_turn
         self._next_tick_s = clock.now()
         wall_s = clock.to_wall_s(1.0)
         self._slice_s = WAKE_WALL_S / wall_s if wall_s > 0 else 1.0  # 0: nobody waits
@@ -68,6 +72,7 @@ class Waiter:
         """Take in one message or wait for the deadline, whatever comes first."""
         if self._should_stop():
             raise StopRequested
+        self._on_turn()
         self._link.receive(min(deadline_s - self._clock.now(), self._slice_s))
 
     def drain(self) -> None:
@@ -113,6 +118,8 @@ class Waiter:
         repeat_s = self._clock.now() + spacing_s
         while not link.frame.ids:
             now_s = self._clock.now()
+            if link.roster.held:
+                give_up_s = now_s + wait_s  # the operator has stopped the fleet, and may go on
             if now_s >= give_up_s:
                 raise RunError(
                     f"no robot could be polled for {wait_s:g} s ({link.roster.describe()})"

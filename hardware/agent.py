@@ -156,10 +156,10 @@ class HostAgent:
             raise
 
     def run(self, should_stop: Callable[[], bool]) -> None:
-        """Work until `should_stop()`; asked at least every 0.2 s of wall time."""
+        """Work until `should_stop()`, asked at least every 0.2 s of wall time, or LEAVE."""
         wall_of_one_s = self._clock.to_wall_s(1.0)
         patience_s = PATIENCE_WALL_S / wall_of_one_s if wall_of_one_s > 0 else PATIENCE_WALL_S
-        while not should_stop():
+        while not should_stop() and not self._core.left:
             wake_s = self.on_time()
             now_s = self._clock.now()
             wait_s = patience_s if wake_s is None else min(max(wake_s - now_s, 0.0), patience_s)
@@ -301,11 +301,14 @@ class HostAgent:
         cmd = self._decoded(Cmd, message)
         if cmd is None:
             return
-        ok, why, stops = self._core.see_command(cmd)
+        ok, why, stops = self._core.see_command(cmd, self._clock.now() - message.at_s)
         if stops:
             self._hold()
             _log.warning("host=%s command=%s why=%s", self.host, cmd.op, cmd.why)
         self._publish("ack", Ack(b=self._boot, id=cmd.id, ok=ok, why=why), qos=1)
+        if stops and self._core.left:
+            goodbye = self._announcer.leave()
+            self._transport.publish(goodbye.topic, goodbye.payload, qos=1, retain=True)
 
     def _on_policy(self, digest: str, payload: bytes) -> None:
         try:

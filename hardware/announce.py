@@ -55,6 +55,7 @@ class Announcer:
             sw=software,
         )
         self._connection = 0
+        self._state: Presence = "ONLINE"
         # Policies that come later must not make the roster longer than a payload may be.
         self.update([PREFIX + "0" * 64] * KEPT)
         self.update([])
@@ -77,6 +78,11 @@ class Announcer:
         self._roster = Outbound(topic, encode(roster), qos=1, retain=True)
         return self._roster
 
+    def leave(self) -> Outbound:
+        """Return the presence of a host that has left; later births carry it too."""
+        self._state = "OFFLINE"
+        return self._presence("OFFLINE", self._connection)
+
     def farewell(self) -> list[Outbound]:
         """Messages of a clean end."""
         return [self._presence("OFFLINE", self._connection)]
@@ -84,7 +90,7 @@ class Announcer:
     def _birth(self, connection: int) -> Sequence[Outbound]:
         # May run in the transport's thread: it reads values that are replaced whole.
         self._connection = connection
-        return [self._presence("ONLINE", connection), self._roster]
+        return [self._presence(self._state, connection), self._roster]
 
     def _presence(self, state: Presence, connection: int) -> Outbound:
         conn = Conn(b=self._boot, c=connection, st=state, n=self._n)

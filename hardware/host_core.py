@@ -132,6 +132,7 @@ class HostCore:
         self.latch: Latch | None = None
         self.refusal: str | None = None
         self.halt_ep = halt_ep
+        self.left = False  # LEAVE was obeyed: no step is taken any more
         self._n = len(robots)
         self._index = {name: i for i, name in enumerate(robots)}
         self._n_targets = n_targets
@@ -186,17 +187,25 @@ class HostCore:
         self.stop(f"halt of epoch {self.halt_ep}")
         return True
 
-    def see_command(self, cmd: Cmd) -> tuple[bool, str, bool]:
-        """Obey a command once; return (ok, why, whether robots must stop now)."""
+    def see_command(self, cmd: Cmd, age_s: float = 0.0) -> tuple[bool, str, bool]:
+        """Obey a command once; return (ok, why, whether robots must stop now).
+
+        `age_s` is how long ago it came.
+        """
         if cmd.id in self._acknowledged:
             self.counters["cmd_repeated"] += 1
             return (*self._acknowledged[cmd.id], False)
         if cmd.ep < self._highest_ep:
             ok, why = False, f"epoch {cmd.ep} is over, the highest seen is {self._highest_ep}"
+        elif age_s >= cmd.ttl / 1000:
+            ok, why = False, f"it was read {age_s:.1f} s after it came, its ttl is {cmd.ttl} ms"
+        elif self.left and cmd.op != "LEAVE":
+            ok, why = False, "this host has left and must be started again"
         else:
             ok, why = True, ""
             # RESUME lifts the order only; motion waits for the next step.
             self._ordered_ep = -1 if cmd.op == "RESUME" else cmd.ep
+            self.left = cmd.op == "LEAVE"
         self.counters[f"cmd_{cmd.op.lower()}"] += 1
         self._acknowledged[cmd.id] = ok, why
         while len(self._acknowledged) > COMMANDS_REMEMBERED:
@@ -223,7 +232,9 @@ class HostCore:
         ):
             return self._counted(Verdict.DROP, "step_expired")
         forbidden = max(self.halt_ep, self._ordered_ep)
-        if step.ep <= forbidden:
+        if self.left:
+            code, text = "step_left", f"step ({step.ep}, {step.t}): this host has left the fleet"
+        elif step.ep <= forbidden:
             text = f"step ({step.ep}, {step.t}): motion is forbidden up to epoch {forbidden}"
             code = "step_halted"
         elif objection := self.shelf.objection(step.pol):

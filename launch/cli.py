@@ -15,6 +15,7 @@ from kofn.launch import (
     verbs_core,
     verbs_fleet,
     verbs_measure,
+    verbs_operate,
     verbs_run,
 )
 
@@ -61,3 +62,4 @@ for verb in (
 ):
     app.command()(verb)
 app.add_typer(verbs_ca.app)
+app.add_typer(verbs_operate.app)

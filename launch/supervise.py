@@ -85,7 +85,8 @@ class Supervisor:
         """
         while child.process.poll() is None:
             for other in self._children:
-                if other is not child and other.process.poll() is not None:
+                # A host that was told to leave ends well; nothing else does so in mid-run.
+                if other is not child and other.process.poll() not in (None, 0):
                     raise RunError(f"{other.name} {other.how_it_ended()}")
             on_poll()
             time.sleep(POLL_S)

@@ -61,6 +61,7 @@ class SmallFleet:
         pace: Pace = "lockstep",
         mute_at: int | None = None,
         robots: tuple[str, ...] | None = None,
+        boot: str | None = None,
     ) -> HostAgent:
         """Start a host with `size` robots."""
         names = robots or tuple(f"{host}-{i}" for i in range(size))
@@ -88,7 +89,7 @@ class SmallFleet:
             clock=self.clock,
             seed=7,
             log=log,
-            boot=f"boot-{host}",
+            boot=boot or f"boot-{host}",
         )
         if isinstance(agent, SilentAgent) and mute_at is not None:
             agent.mute_at = mute_at

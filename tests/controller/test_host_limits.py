@@ -40,9 +40,14 @@ def test_a_host_that_stood_still_for_a_hundred_steps_is_not_put_into_quarantine(
 
 
 def test_one_host_answers_for_a_thousand_polled_robots(make_fleet: Any) -> None:
-    fleet = make_fleet(1400)
-    fleet.banks["h0"].up[:] = np.arange(1400) % 2 == 0
-    summary, decisions = fleet.run(k=600, steps=4)
+    fleet = make_fleet(2800)
+    rng = np.random.default_rng(0)
+
+    def change(_: object = None) -> None:
+        fleet.banks["h0"].up[:] = rng.random(2800) < 0.5
+
+    change()
+    summary, decisions = fleet.run(k=600, steps=4, progress=change)
     assert all(len(decision.asked_instead) > 250 for decision in decisions)
     assert (summary.overflow, summary.quarantined_hosts) == (0, 0)
     assert sum(sum(decision.counts) for decision in decisions) > 4 * 400
