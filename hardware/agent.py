@@ -36,10 +36,10 @@ from kofn.controller.link.messages import (
 from kofn.controller.link.topics import Topics, check_host
 from kofn.controller.link.transport import Inbound, Transport
 from kofn.hardware.announce import Announcer
-from kofn.hardware.driver import Bank
+from kofn.hardware.driver import Bank, SteppedBank
 from kofn.hardware.events import Reporter
 from kofn.hardware.guard import HostGuard
-from kofn.hardware.host_core import HostCore, Verdict
+from kofn.hardware.host_core import HostCore, Verdict, target_of
 from kofn.hardware.link_watch import LinkWatch
 from kofn.hardware.local_policy import PolicyShelf
 
@@ -243,6 +243,8 @@ class HostAgent:
         core, bank = self._core, self._bank
         if self._busy and not self._acted_out():
             core.cut()
+        if isinstance(bank, SteppedBank):
+            bank.see_step(step.t, target_of(step))
         reading = bank.read()
         now_s = self._clock.now()
         latch, replies = core.take(step, reading, received_s=received_s, now_s=now_s)
@@ -250,6 +252,9 @@ class HostAgent:
         bank.apply(latch.actions)
         self._busy, self._started_s = True, now_s
         self._send(replies)
+        if isinstance(bank, SteppedBank):
+            for code, text in bank.news():
+                self._reporter.report(code, text, now_s)
         if self._host_log is not None:
             z, a, w = logged(latch.zones, latch.actions)
             self._host_log.write(

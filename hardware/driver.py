@@ -14,7 +14,7 @@ simulated world is a bank of n.
 | actions | local action a_l of each robot, -1 = hold | (n,) | index |
 """
 
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
@@ -148,4 +148,17 @@ class Bank(Protocol):
 
     def close(self) -> None:
         """Stop and release everything; idempotent."""
+        ...
+
+
+@runtime_checkable
+class SteppedBank(Protocol):
+    """What a bank may have beside `Bank`: it is told the step, and has news of its robots."""
+
+    def see_step(self, t: int, target: int) -> None:
+        """Take step t with target g, before its `read` and `apply`."""
+        ...
+
+    def news(self) -> list[tuple[str, str]]:
+        """Return (code, sentence) of what happened since the last call."""
         ...

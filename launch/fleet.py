@@ -34,15 +34,16 @@ from kofn.launch.output import Progress
 from kofn.launch.parts import robot_names, write_credentials
 from kofn.launch.preparing import load_policy, train_policy
 from kofn.launch.scenario import HostSection, Scenario
+from kofn.launch.seeds import named_seed
 from kofn.launch.supervise import Child, Supervisor
 from kofn.launch.truth import LAST_STEPS, mean_reward, read_truth, share_in_target
+from kofn.launch.verifying import KERNEL
+from kofn.sim.faults import faults_of_hosts
 from kofn.sim.motion import MotionKernel
 
 Dispatcher = Literal["policy", "random"]
 
 ALLOW_LIST = "hosts.toml"
-KERNEL = "motion.npz"
-"""The motion of finite worlds that have no kernel of their own, in the run folder."""
 
 
 def run_scenario(scenario: Scenario, *, runs: Path, video: bool = True) -> dict[str, Any]:
@@ -232,6 +233,9 @@ class _Runner:
         kernel: Path,
     ) -> None:
         self._kernel = kernel
+        self._faults = faults_of_hosts(
+            scenario.faults, scenario.swarms, named_seed(scenario.seed, "struck")
+        )
         self._policy = policy
         self._scenario = scenario
         self._epoch_file = epoch_file
@@ -281,6 +285,8 @@ class _Runner:
             command += ["--robots", str(host.robots), "--world", host.world]
             command += ["--pace", scenario.pace, "--fidelity", host.fidelity]
             command += ["--robot", msgspec.json.encode(scenario.robot).decode()]
+            if faults := self._faults[host.name]:
+                command += ["--faults", msgspec.json.encode(faults).decode()]
             if host.world == "finite":
                 command += ["--kernel", str(Path(host.kernel or self._kernel).absolute())]
         else:

@@ -26,6 +26,7 @@ from kofn.controller.link.mqtt import MqttTransport, Protocol
 from kofn.controller.link.secret_files import read_secret, write_atomic
 from kofn.controller.link.tls import TlsFiles
 from kofn.controller.link.topics import check_host
+from kofn.controller.link.transport import Transport
 from kofn.controller.loop import ControlLoop
 from kofn.controller.record import RunFolder
 from kofn.controller.results import Checkpoint, Decision, Summary
@@ -37,6 +38,9 @@ from kofn.hardware.ring import RingLayout
 from kofn.launch.scenario import check_time
 from kofn.launch.seeds import named_seed
 from kofn.launch.signals import StopFlag
+from kofn.sim.faults import Fault, check_faults
+from kofn.sim.faulty_transport import FaultyTransport
+from kofn.sim.injector import Injector
 from kofn.sim.motion import MotionKernel
 from kofn.sim.robots import RobotSpec
 from kofn.sim.world import World
@@ -145,6 +149,7 @@ class SwarmConfig(msgspec.Struct, frozen=True, kw_only=True):
     robot: RobotSpec = RobotSpec()
     kernel: str = ""
     gui: bool = False
+    faults: tuple[Fault, ...] = ()
     log: Path | None = None
 
 
@@ -178,6 +183,14 @@ def make_swarm(config: SwarmConfig) -> World:
     )
 
 
+def make_injector(config: SwarmConfig) -> Injector | None:
+    """Return the faults of a host's robots; None when there are none."""
+    if not config.faults:
+        return None
+    seed = named_seed(config.seed, "faults")
+    return Injector(config.faults, config.robots, seed=seed, host=config.host)
+
+
 def run_swarm(connection: Connection, config: SwarmConfig) -> dict[str, int]:
     """Simulate robots and take part until stopped; return what was counted.
 
@@ -193,8 +206,10 @@ def run_swarm(connection: Connection, config: SwarmConfig) -> dict[str, int]:
 
     check_host(config.host)
     check_time(config.period_s, config.speed)
+    check_faults(config.faults, {config.host: config.robots}, config.layout.zones)
     clock = MonotonicClock(config.speed)
     with quiet_stdout(), log_of(config.log) as log:
+        injector = make_injector(config)
         bank = WorldBank(
             make_swarm(config),
             robot_names(config.host, config.robots),
@@ -204,8 +219,19 @@ def run_swarm(connection: Connection, config: SwarmConfig) -> dict[str, int]:
             log=log,
             host=config.host,
             config=msgspec.to_builtins(msgspec.structs.replace(config, log=None)),
+            injector=injector,
         )
-        return serve(connection, config.host, bank, clock, config.seed, log)
+        transport: Transport = connection.transport(clock)
+        if injector is not None:
+            transport = FaultyTransport(
+                transport,
+                injector,
+                robots=bank.robots,
+                clock=clock,
+                fleet=connection.fleet,
+                note=(lambda _: None) if log is None else log.write,
+            )
+        return serve(connection, config.host, bank, clock, config.seed, log, transport=transport)
 
 
 def run_controller(
@@ -271,6 +297,7 @@ def serve(
     seed: int,
     log: HostLog | None,
     guard: HostGuard | None = None,
+    transport: Transport | None = None,
 ) -> dict[str, int]:
     """Run a host agent until SIGTERM (returns) or Ctrl-C (raises)."""
     # A world computes without pause; at the default of 5 ms the network's thread would wait that
@@ -280,7 +307,7 @@ def serve(
         fleet=connection.fleet,
         host=host,
         bank=bank,
-        transport=connection.transport(clock),
+        transport=connection.transport(clock) if transport is None else transport,
         clock=clock,
         seed=named_seed(seed, "actions"),
         log=log,

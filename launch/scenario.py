@@ -35,6 +35,7 @@ from kofn.hardware.arena import Layout, layout_of
 from kofn.hardware.drivers.registry import make_driver
 from kofn.hardware.ring import RingLayout
 from kofn.launch.seeds import MAX_SEED
+from kofn.sim.faults import Fault, check_faults
 from kofn.sim.robots import RobotSpec
 from kofn.sim.worlds import WORLDS, Fidelity
 
@@ -124,11 +125,17 @@ class Scenario(Section, frozen=True, kw_only=True):
     polling: PollingSection = PollingSection()
     arena: Layout = RingLayout()
     robot: RobotSpec = RobotSpec()
+    faults: list[Fault] = []
 
     @property
     def robots(self) -> int:
         """Fleet size n."""
         return sum(host.robots for host in self.hosts)
+
+    @property
+    def swarms(self) -> dict[str, int]:
+        """Hosts of simulated robots, with how many each has."""
+        return {host.name: host.robots for host in self.hosts if host.kind == "swarm"}
 
     @property
     def pace(self) -> Literal["lockstep", "realtime"]:
@@ -162,6 +169,7 @@ class Scenario(Section, frozen=True, kw_only=True):
                     f"host {host.name!r} starts in zone {host.zone}, the arena has zones "
                     f"0 to {self.arena.zones - 1}"
                 )
+        check_faults(self.faults, self.swarms, self.arena.zones)
         check_poll_size(self.k, self.robots)
         if self.steps < 1:
             raise InputError(f"steps {self.steps} must be at least 1")
@@ -287,7 +295,8 @@ def _refuse_unknown_keys(
             and isinstance(value, dict)
         ):
             _refuse_unknown_keys(value, inner, path, key)
-        elif key == "hosts" and isinstance(value, list):
-            for host in value:
-                if isinstance(host, dict):
-                    _refuse_unknown_keys(host, HostSection, path, "[hosts]")
+        elif key in {"hosts", "faults"} and isinstance(value, list):
+            for row in value:
+                if isinstance(row, dict):
+                    kind = HostSection if key == "hosts" else Fault
+                    _refuse_unknown_keys(row, kind, path, f"[{key}]")

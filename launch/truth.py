@@ -151,7 +151,7 @@ def _ratio(part: npt.NDArray[np.generic], whole: IntArray) -> FloatArray:
 
 def _read(path: Path) -> _Log | None:
     """Return the steps of a log in order of epoch; None when not even its header was written."""
-    rows = _rows(path)
+    rows = read_rows(path)
     header = next(rows, None)
     if header is None:
         return None
@@ -165,7 +165,7 @@ def _read(path: Path) -> _Log | None:
     return _Log(header.robots, sorted(steps, key=lambda step: (step.ep, step.t)))
 
 
-def _rows(path: Path) -> Iterator[HostLogRow]:
+def read_rows(path: Path) -> Iterator[HostLogRow]:
     """Yield the rows of a log; whatever is not a row is named with its file."""
     try:
         yield from read_host_log(path)

@@ -24,6 +24,7 @@ from kofn.launch.scenario import (
 )
 from kofn.launch.seeds import MAX_SEED
 from kofn.launch.tls_options import InsecureLab, TlsCa, TlsCert, TlsKey, tls_files
+from kofn.sim.faults import Fault
 from kofn.sim.robots import RobotSpec
 from kofn.sim.worlds import Fidelity
 
@@ -127,6 +128,9 @@ def swarm(
     kernel: Annotated[
         str, typer.Option(help="Motion of a finite world: an .npz file, or a game.")
     ] = "arena",
+    faults: Annotated[
+        str, typer.Option(help="Faults as a JSON list, with the keys of [[faults]].")
+    ] = "[]",
     gui: Annotated[bool, typer.Option("--gui", help="Show the bullet world in a window.")] = False,
     pace: options.PaceOption = "lockstep",
     period: options.Period = 6.0,
@@ -152,6 +156,7 @@ def swarm(
         robot=_json(robot_spec, RobotSpec, "--robot"),
         kernel=kernel,
         gui=gui,
+        faults=_json(faults, tuple[Fault, ...], "--faults"),
         log=log,
     )
     tls = tls_files(tls_ca, tls_cert, tls_key)

@@ -15,8 +15,18 @@ from kofn.launch.output import emit
 RunArgument = Annotated[Path, typer.Argument(help="A run folder.")]
 
 
-def replay(run: RunArgument, json: options.Json = False) -> None:
+def replay(
+    run: RunArgument,
+    verify: Annotated[
+        bool, typer.Option("--verify", help="Compute simulated hosts again, bit by bit.")
+    ] = False,
+    workers: Annotated[int, typer.Option(help="Processes to verify in.")] = 1,
+    json: options.Json = False,
+) -> None:
     """Tell a recorded run step by step, also one that was cut off."""
+    if verify:
+        _verify(run, workers, as_json=json)
+        return
     folder = RunFolder(run)
     decisions = read_decisions(run)
     summary = folder.read_summary()
@@ -52,6 +62,26 @@ def plot(
     RunFolder(run)
     written = [str(path) for path in draw(run, video=video)]
     emit({"run_dir": str(run), "written": written}, written, as_json=json)
+
+
+def _verify(run: Path, workers: int, *, as_json: bool) -> None:
+    from kofn.launch import verifying
+
+    RunFolder(run)
+    results = verifying.verify(run, workers=workers)
+    lines = [
+        f"{result.host}: "
+        + (
+            result.skipped
+            or result.difference
+            or f"{result.steps} steps and {result.rows} rows are the same"
+        )
+        for result in results
+    ]
+    exact = not any(result.difference for result in results)
+    table = {"run_dir": str(run), "exact": exact, "hosts": msgspec.to_builtins(results)}
+    emit(table, lines, as_json=as_json)
+    verifying.check(results)
 
 
 def _shares(run: Path) -> dict[int, float]:

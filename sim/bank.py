@@ -12,16 +12,17 @@ World time passes only while an option is under way.
 
 import logging
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
 from kofn.controller.core.errors import InputError, RunError
 from kofn.controller.link.clock import Clock
-from kofn.controller.link.hostlog import NAMED_ROBOTS, Header, HostLog, Poses
+from kofn.controller.link.hostlog import NAMED_ROBOTS, Header, HostLogRow, Incident, Poses
 from kofn.controller.link.messages import Pace
 from kofn.hardware.driver import HOLD, Reading
-from kofn.sim.world import FloatArray, IntArray, World, digest_of
+from kofn.sim.injector import Injector
+from kofn.sim.world import Condition, FloatArray, IntArray, Snapshot, World, digest_of
 
 _log = logging.getLogger(__name__)
 
@@ -31,6 +32,14 @@ POSES_PER_S = 1500
 """Poses logged per second of world time at most; larger hosts log rarer rows, one per option."""
 SLOW_FACTOR = 0.95
 """Achieved share of the demanded pace below which a world is reported as too slow."""
+
+
+class RowSink(Protocol):
+    """Where a bank writes its rows: a `HostLog`, or whoever stands for one."""
+
+    def write(self, row: HostLogRow) -> None:
+        """Take one row."""
+        ...
 
 
 class WorldBank:
@@ -52,11 +61,14 @@ class WorldBank:
         Where to write the header and poses, and the host's name in that header.
     config
         What the world was built from, for the header: a replay builds it again.
+    injector
+        Faults of these robots.
 
     Raises
     ------
     InputError
-        Not as many names as robots, a name twice, or an unknown pace.
+        Not as many names as robots, a name twice, an unknown pace, or faults in a world that has
+        none.
     """
 
     def __init__(
@@ -67,9 +79,10 @@ class WorldBank:
         seed: int,
         pace: Pace,
         clock: Clock,
-        log: HostLog | None = None,
+        log: RowSink | None = None,
         host: str = "host",
         config: Mapping[str, Any] | None = None,
+        injector: Injector | None = None,
     ) -> None:
         spec = world.spec
         if len(robots) != spec.n:
@@ -86,6 +99,13 @@ class WorldBank:
         self._world, self._seed, self._clock = world, seed, clock
         self._host_log, self._host = log, host
         self._config = dict(config or {})
+        condition = getattr(world, "condition", None)
+        if injector is not None and not isinstance(condition, Condition):
+            raise InputError(f"world {spec.backend!r} cannot have faults: it has no condition")
+        self._injector = injector
+        self._actions = np.full(spec.n, HOLD, dtype=np.int64)
+        self._trouble: Mapping[int, str] = {}
+        self._news: list[tuple[str, str]] = []
         self._open = False
         self._option_ticks = round(spec.period_s / spec.tick_s)
         self._ticks_left = 0
@@ -117,17 +137,41 @@ class WorldBank:
             )
         self._write_poses()
 
+    def see_step(self, t: int, target: int) -> None:
+        """Switch faults on and off for step t; hand the target to a world that asks for it."""
+        see_target = getattr(self._world, "see_target", None)
+        if see_target is not None:
+            see_target(target)
+        if self._injector is not None:
+            now_s = self._world.observe().time_s
+            self._log_incidents(self._injector.begin(t, self._condition, now_s))
+
+    def news(self) -> list[tuple[str, str]]:
+        """Return (code, sentence) about robots that went out of play since the last call."""
+        news, self._news = self._news, []
+        return news
+
     def read(self) -> Reading:
         """Return zones, availability and world time now."""
         snapshot = self._world.observe()
+        self._note_trouble(snapshot)
         return Reading(
-            zones=snapshot.zones, up=snapshot.up, time_s=snapshot.time_s, digest=digest_of(snapshot)
+            zones=snapshot.zones,
+            up=snapshot.up,
+            time_s=snapshot.time_s,
+            altered=None if self._injector is None else self._injector.deaf,
+            digest=digest_of(snapshot),
         )
 
     def apply(self, actions: IntArray) -> None:
         """Start an option on every robot now; -1 stops it."""
         if self._ticks_left > 0:
             self._finish()
+        if self._injector is not None:
+            snapshot = self._world.observe()
+            actions, incidents = self._injector.hear(actions, snapshot.zones)
+            self._log_incidents(incidents)
+        self._actions = actions
         self._world.apply(actions)
         self._ticks_left = self._option_ticks
         self._started_s = self._clock.now()
@@ -141,6 +185,8 @@ class WorldBank:
         if self.pace == "realtime" and self._clock.now() < self._started_s + done * tick_s:
             return True
         self._world.advance(tick_s)
+        if self._injector is not None:
+            self._injector.tick(self._actions, self._world.observe().zones, self._condition)
         self._ticks_left -= 1
         self._ticks_logged += 1
         if self._ticks_logged % self._row_ticks == 0 or self._ticks_left == 0:
@@ -167,6 +213,11 @@ class WorldBank:
         self._world.close()
 
     @property
+    def versions(self) -> dict[str, str]:
+        """Versions of what the world computes with."""
+        return self._world.spec.versions
+
+    @property
     def achieved_factor(self) -> float:
         """Simulated seconds per fleet second over all realtime options so far, at most 1."""
         return self._simulated_s / self._spent_s if self._spent_s > 0 else 1.0
@@ -186,6 +237,33 @@ class WorldBank:
                 self._host,
                 simulated_s / spent_s,
             )
+
+    @property
+    def _condition(self) -> Condition:
+        condition: Condition = self._world.condition  # type: ignore[attr-defined]
+        return condition
+
+    def _note_trouble(self, snapshot: Snapshot) -> None:
+        """Log robots that have gone out of play, or come back, since the last look."""
+        before, self._trouble = self._trouble, dict(snapshot.trouble)
+        incidents = []
+        for i, why in self._trouble.items():
+            if before.get(i) != why:
+                text = f"robot {self.robots[i]} {why}"
+                self._news.append(("robot_down", text))
+                _log.warning("robot=down host=%s %s", self._host, text)
+                incidents.append(Incident(time_s=snapshot.time_s, i=i, kind="trouble", text=why))
+        incidents += [
+            Incident(time_s=snapshot.time_s, i=i, kind="trouble", text="is back")
+            for i in before
+            if i not in self._trouble
+        ]
+        self._log_incidents(incidents)
+
+    def _log_incidents(self, incidents: Sequence[Incident]) -> None:
+        if self._host_log is not None:
+            for incident in incidents:
+                self._host_log.write(incident)
 
     def _write_poses(self) -> None:
         if self._host_log is None:

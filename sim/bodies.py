@@ -143,6 +143,7 @@ class BodyWorld(ABC):
         self._build(place_robots(self.layout, self.spec.n, generator))
         self._options = OptionController(self.layout, self.spec.n, generator, self._settings)
         self.condition = Condition.healthy(self.spec.n)
+        self.condition.base_noise = self._noise_scale
         self.condition.noise_m, self.condition.noise_rad = self._noise_scale
         self._tick = 0
         self._option_ticks_left = 0
@@ -154,12 +155,13 @@ class BodyWorld(ABC):
         """Return zones, poses and availability now."""
         self._require_open()
         trouble = dict(self.condition.why)
-        for i in np.flatnonzero(self.condition.up & ~self._up).tolist():
+        in_play = self._upright & self.layout.inside(self._poses)
+        for i in np.flatnonzero(self.condition.up & ~in_play).tolist():
             trouble[i] = "has left the arena" if self._upright[i] else "has fallen over"
         return Snapshot(
             zones=self._zones.copy(),
             poses=self._poses.copy(),
-            up=self._up.copy(),
+            up=in_play & self.condition.up,
             time_s=self._tick * TICK_S,
             trouble=trouble,
         )

@@ -77,6 +77,8 @@ class Condition:
         Robot -> why it does not.
     noise_m, noise_rad
         Standard deviation of each coordinate, and of the heading, that robots sense of themselves.
+    base_noise
+        The same for robots without a fault.
     """
 
     wheels: FloatArray
@@ -84,6 +86,7 @@ class Condition:
     why: dict[int, str] = field(default_factory=dict)
     noise_m: float = 0.0
     noise_rad: float = 0.0
+    base_noise: tuple[float, float] = (0.0, 0.0)
 
     @classmethod
     def healthy(cls, n: int) -> Self:

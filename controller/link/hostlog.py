@@ -69,13 +69,16 @@ class Poses(msgspec.Struct, frozen=True, kw_only=True, tag="poses", tag_field="r
 class Incident(msgspec.Struct, frozen=True, kw_only=True, tag="incident", tag_field="row"):
     """Something out of the ordinary: a fault that was injected, or a robot out of play.
 
-    `i` is the robot's place in the header (-1: the host itself), `kind` the fault or "trouble".
+    `i` is the robot's place in the header (-1: the host itself), `kind` the fault, "trouble", or
+    "answer_lost" and "cut_off" for what the wire did;
+    `t` is the step that an injected fault belongs to.
     """
 
     time_s: float
     i: int
     kind: str
     text: str
+    t: int = -1
 
 
 HostLogRow = Header | StepTaken | Poses | Incident

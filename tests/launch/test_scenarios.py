@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: MIT
 """Scenario files: what is read is what is run."""
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -72,6 +73,38 @@ def test_scenario_runs_from_the_broker_to_the_report(
     assert 0 <= result["mean_share_in_target_last10"] <= 1
     assert result["mean_reward"] is not None
     assert (kofn.home / result["run_dir"] / "report.png").exists()
+
+
+@pytest.mark.e2e
+@pytest.mark.bullet
+@pytest.mark.broker
+def test_a_run_with_faults_replays_bit_by_bit_and_a_changed_command_is_noticed(
+    kofn: Kofn, policy_file: Path, tmp_path: Path
+) -> None:
+    text = (scenario_folder() / "faulty20.toml").read_text()
+    for old, new in (("control = true", ""), ("at = 10", "at = 1"), ("p = 0.2", "p = 0.5")):
+        text = text.replace(old, new)
+    (tmp_path / "short.toml").write_text(f'{text}\n[policy]\nfile = "{policy_file}"\n')
+    run = kofn.home / kofn.json("up", "short.toml", "--steps", "3", "--no-video")["run_dir"]
+    logs = sorted((run / "hosts").glob("*.jsonl"))
+    rows = [json.loads(line) for path in logs for line in path.read_text().splitlines()]
+    kinds = [row["kind"] for row in rows if row["row"] == "incident"]
+    assert kinds.count("dead") == 3
+    assert "answer_lost" in kinds
+    (first,) = [kofn.json("replay", str(run), "--verify")]
+    assert first == kofn.json("replay", str(run), "--verify", "--workers", "2")
+    assert first["exact"]
+    assert [host["steps"] for host in first["hosts"]] == [3, 3]
+
+    changed = logs[0].read_text().splitlines(keepends=True)
+    at = [i for i, line in enumerate(changed) if '"step"' in line][1]
+    step = json.loads(changed[at])
+    step["a"] = [(action + 1) % 3 for action in step["a"]]
+    changed[at] = json.dumps(step) + "\n"
+    logs[0].write_text("".join(changed))
+    again = kofn.run("replay", str(run), "--verify")
+    assert again.returncode == 1
+    assert "at step 2 (world time 12 s) the exact state is another one" in again.stderr
 
 
 def test_a_table_for_the_grid_is_checked_before_anything_starts(
