@@ -17,12 +17,21 @@ import time
 from typing import TYPE_CHECKING
 
 import numpy as np
-from flwr.app import ArrayRecord, ConfigRecord, Context, Message, MetricRecord
+from flwr.app import ConfigRecord, Context, Message, MetricRecord
 
 from kofn.controller.core.errors import InputError
 from kofn.fed.flower import wire
 from kofn.fed.selectors import Reference, Status
-from kofn.fed.status import FIVE, Bins, check_flip, client_bin, encode, randomise
+from kofn.fed.status import (
+    FIVE,
+    Bins,
+    check_flip,
+    client_bin,
+    encode,
+    epochs_asked,
+    randomise,
+    settings_reference,
+)
 
 if TYPE_CHECKING:
     from flwr.clientapp import ClientApp
@@ -49,8 +58,18 @@ class StatusProvider:
 
     def __init__(self, *, bins: Bins = FIVE, flip: float = 0.0) -> None:
         check_flip(flip)
-        self.bins = bins
-        self.flip = flip
+        self._bins = bins
+        self._flip = flip
+
+    def bins(self, context: Context) -> Bins:
+        """Return the declared bins."""
+        del context
+        return self._bins
+
+    def flip(self, context: Context) -> float:
+        """Return the probability of randomised response."""
+        del context
+        return self._flip
 
     def name(self, context: Context) -> str:
         """Return the stable name: `client-name` of the node's configuration, or its partition."""
@@ -60,16 +79,17 @@ class StatusProvider:
         partition = context.node_config.get("partition-id")
         return f"node-{context.node_id}" if partition is None else f"partition-{partition}"
 
-    def training_s(self, context: Context) -> float:
+    def training_s(self, context: Context, server_round: int) -> float:
         """Return this client's estimate of one training round, s; as measured in the last one."""
+        del server_round
         return _number(_memory(context).get("seconds"), 0.0)
 
-    def upload_s(self, context: Context) -> float:
-        """Return this client's estimate of one upload of the model, s."""
+    def resources(self, context: Context, poll: wire.Poll) -> tuple[float, float, int]:
+        """Return estimates of computing and of an upload, s, and the number of samples."""
         raise NotImplementedError
 
-    def loss(self, context: Context, arrays: ArrayRecord, samples: int | None) -> tuple[float, int]:
-        """Return the mean loss of a model on this client's data, and how many samples it holds."""
+    def loss(self, context: Context, poll: wire.Poll) -> tuple[float, int]:
+        """Return the mean loss of the polled model, and the number of samples."""
         raise NotImplementedError
 
     def rng(self, context: Context, server_round: int) -> np.random.Generator:
@@ -78,40 +98,47 @@ class StatusProvider:
         return np.random.default_rng()
 
     def bin(self, context: Context, server_round: int, reference: Reference) -> int:
-        """Return the bin to tell, flipped where that is switched on."""
+        """Return the bin that this client finds itself in."""
         memory = _memory(context)
         loss = memory.get("loss")
-        bin_ = client_bin(
-            self.bins,
+        return client_bin(
+            self.bins(context),
             server_round=server_round,
             last_trained=int(_number(memory.get("round"), -1)),
             loss=loss if isinstance(loss, float) else None,
-            duration_s=self.training_s(context),
+            duration_s=self.training_s(context, server_round),
             reference=reference,
         )
-        if not self.flip:
+
+    def told_bin(self, context: Context, server_round: int, reference: Reference) -> int:
+        """Return the bin to tell, flipped where that is switched on."""
+        bin_, flip = self.bin(context, server_round, reference), self.flip(context)
+        if not flip:
             return bin_
-        return randomise(bin_, self.bins, self.flip, self.rng(context, server_round))
+        return randomise(bin_, self.bins(context), flip, self.rng(context, server_round))
+
+    def epochs(self, message: Message, context: Context, default: int) -> int:
+        """Return how many epochs the server asks this client to train."""
+        config = _settings(message)
+        server_round = _round(message) or 0
+        bin_ = self.bin(context, server_round, settings_reference(config))
+        return epochs_asked(config, bin_, default)
 
     def status(self, context: Context, poll: wire.Poll) -> Status:
         """Return the answer to a poll."""
         name = self.name(context)
-        last = int(_number(_memory(context).get("round"), -1))
         if poll.what == "loss":
             if poll.arrays is None:
                 raise InputError("a poll for losses came without a model")
-            loss, samples = self.loss(context, poll.arrays, poll.samples)
-            return Status(name=name, last_trained=last, loss=loss, samples=samples)
+            loss, samples = self.loss(context, poll)
+            return Status(name=name, loss=loss, samples=samples)
         if poll.what == "resources":
-            return Status(
-                name=name,
-                last_trained=last,
-                compute_s=self.training_s(context),
-                upload_s=self.upload_s(context),
-            )
-        bin_ = self.bin(context, poll.server_round, poll.reference)
+            compute_s, upload_s, samples = self.resources(context, poll)
+            return Status(name=name, compute_s=compute_s, upload_s=upload_s, samples=samples)
+        bin_ = self.told_bin(context, poll.server_round, poll.reference)
         # With randomised response the round would give the value bin away.
-        return Status(name=name, bin=bin_, last_trained=-1 if self.flip else last)
+        last = -1 if self.flip(context) else int(_number(_memory(context).get("round"), -1))
+        return Status(name=name, bin=bin_, last_trained=last)
 
 
 def attach_status(app: ClientApp, provider: StatusProvider | None = None) -> ClientApp:
@@ -133,7 +160,7 @@ def attach_status(app: ClientApp, provider: StatusProvider | None = None) -> Cli
     @app.query("status")
     def status(message: Message, context: Context) -> Message:
         told = tells.status(context, wire.read_poll(message.content))
-        return Message(wire.pack_status(encode(told, tells.bins)), reply_to=message)
+        return Message(wire.pack_status(encode(told, tells.bins(context))), reply_to=message)
 
     return app
 
@@ -161,8 +188,10 @@ def remember(provider: StatusProvider | None = None) -> Mod:
         if loss is not None:
             memory["loss"] = loss
         context.state[MEMORY] = memory
-        bin_ = tells.bin(context, 0 if server_round is None else server_round, Reference())
-        reply.content[wire.RECORD] = ConfigRecord({"bin": bin_})
+        reference = settings_reference(_settings(message))
+        told = reply.content.config_records.get(wire.RECORD, ConfigRecord())
+        told["bin"] = tells.told_bin(context, server_round or 0, reference)
+        reply.content[wire.RECORD] = told
         return reply
 
     return mod
@@ -177,12 +206,18 @@ def _number(value: object, default: float) -> float:
     return float(value) if isinstance(value, (int, float)) else default
 
 
+def _settings(message: Message) -> dict[str, object]:
+    """Return all settings that came with a model."""
+    return {
+        key: value
+        for record in message.content.config_records.values()
+        for key, value in record.items()
+    }
+
+
 def _round(message: Message) -> int | None:
-    for record in message.content.config_records.values():
-        value = record.get("server-round")
-        if isinstance(value, int):
-            return value
-    return None
+    value = _settings(message).get("server-round")
+    return value if isinstance(value, int) else None
 
 
 def _loss(reply: Message) -> float | None:

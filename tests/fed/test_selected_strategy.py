@@ -33,6 +33,7 @@ from small_app import FakeClock, Script, clients, reply, small_app, weights
 
 from kofn.controller.core.errors import InputError, RunError
 from kofn.fed.flower import InProcessGrid, SelectedStrategy, StatusProvider, read_log
+from kofn.fed.flower.wire import Poll
 from kofn.fed.selectors import PollRequest, Reference
 
 QUIET: dict[str, Any] = {"fraction_evaluate": 0.0}
@@ -382,11 +383,10 @@ def test_the_log_has_one_line_a_round_with_names_bins_and_bytes(tmp_path: Path) 
 
 def test_a_poll_for_losses_carries_the_model_and_brings_losses_back() -> None:
     class Measures(StatusProvider):
-        def loss(
-            self, context: Context, arrays: ArrayRecord, samples: int | None
-        ) -> tuple[float, int]:
-            assert samples == 16
-            return float(arrays.to_numpy_ndarrays()[0].sum()), 40
+        def loss(self, context: Context, poll: Poll) -> tuple[float, int]:
+            assert poll.samples == 16
+            assert poll.arrays is not None
+            return float(poll.arrays.to_numpy_ndarrays()[0].sum()), 40
 
     request = PollRequest(clients=tuple(clients(0, 1)), what="loss", samples=16)
     rule = Script([clients(0, 1)] * 2, poll=request)
