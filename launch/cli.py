@@ -13,6 +13,7 @@ from kofn.launch import (
     verbs_ca,
     verbs_controller,
     verbs_core,
+    verbs_fed,
     verbs_fleet,
     verbs_measure,
     verbs_operate,
@@ -63,3 +64,4 @@ for verb in (
     app.command()(verb)
 app.add_typer(verbs_ca.app)
 app.add_typer(verbs_operate.app)
+app.add_typer(verbs_fed.app)

@@ -54,10 +54,13 @@ class Supervisor:
     ----------
     log_dir
         Where `<name>.log` of each child goes.
+    environment
+        Of the children; by default this process's.
     """
 
-    def __init__(self, log_dir: Path) -> None:
+    def __init__(self, log_dir: Path, *, environment: dict[str, str] | None = None) -> None:
         self._log_dir = log_dir
+        self._environment = environment
         self._children: list[Child] = []
         log_dir.mkdir(parents=True, exist_ok=True)
 
@@ -70,6 +73,7 @@ class Supervisor:
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 stderr=stderr,
+                env=self._environment,
             )
         child = Child(name, process, log)
         self._children.append(child)

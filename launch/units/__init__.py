@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: MIT
+"""Service units of systemd for the two roles of a federation."""
