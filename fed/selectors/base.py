@@ -138,10 +138,3 @@ def largest(
     """Return the min(size, len(names)) names of largest score; ties are broken by the generator."""
     shuffled = draw(names, len(names), rng)
     return sorted(shuffled, key=lambda name: -score[name])[: max(size, 0)]
-
-
-def check_size(what: str, value: int, least: int = 1) -> int:
-    """Return a whole number of at least `least`; anything else is an InputError."""
-    if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < least:
-        raise InputError(f"{what} {value!r} is not a whole number of at least {least}")
-    return int(value)

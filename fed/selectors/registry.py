@@ -7,7 +7,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from kofn.controller.core.errors import InputError
-from kofn.fed.selectors.base import check_size
+from kofn.fed.checks import check_size
 
 if TYPE_CHECKING:
     from kofn.fed.selectors.protocol import Selector
@@ -15,11 +15,22 @@ if TYPE_CHECKING:
 #: Name of the rule -> module and class, imported on first use: some need numba.
 SELECTORS: dict[str, tuple[str, str]] = {
     "random": ("uniform", "RandomSelector"),
+    "power-of-choice": ("power_of_choice", "PowerOfChoiceSelector"),
+    "power-of-choice-batch": ("power_of_choice", "BatchPowerOfChoiceSelector"),
+    "power-of-choice-cached": ("power_of_choice", "CachedPowerOfChoiceSelector"),
+    "oort": ("oort", "OortSelector"),
+    "fedcs": ("fedcs", "FedCSSelector"),
+    "tifl": ("tifl", "TiFLSelector"),
+    "fixed-call": ("fixed_call", "FixedCallSelector"),
+    "myopic": ("myopic", "MyopicSelector"),
+    "mean-field": ("mean_field", "MeanFieldSelector"),
 }
 
 #: Rules that poll k clients, and those of them that need k >= m.
-POLLING: frozenset[str] = frozenset()
-NEEDS_K_OVER_M: frozenset[str] = frozenset()
+NEEDS_K_OVER_M = frozenset(
+    {"power-of-choice", "power-of-choice-batch", "power-of-choice-cached", "fedcs"}
+)
+POLLING = NEEDS_K_OVER_M | {"fixed-call", "myopic", "mean-field"}
 
 
 def make_selector(name: str, *, k: int | None = None, **settings: Any) -> Selector:
