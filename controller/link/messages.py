@@ -35,6 +35,7 @@ Version = Annotated[int, Meta(ge=1, lt=1000)]
 Name = Annotated[str, Meta(pattern=r"^[A-Za-z0-9_.:-]{1,64}\Z")]
 Hash = Annotated[str, Meta(max_length=96)]
 Nonce = Annotated[str, Meta(pattern=r"^[0-9a-f]{16}\Z")]
+Coordinate = Annotated[float, Meta(ge=-1e6, le=1e6)]
 Text = Annotated[str, Meta(max_length=200)]
 Pace = Literal["lockstep", "realtime"]
 Presence = Literal["ONLINE", "OFFLINE", "CONNECTION_BROKEN"]
@@ -191,6 +192,23 @@ class Halt(Message, frozen=True, kw_only=True):
     ep: Count
     by: Name
     why: Text = ""
+
+
+class PoseRow(msgspec.Struct, frozen=True, array_like=True):
+    """Where a robot was `age_ms` before the message was sent: m, m, rad in the arena's frame."""
+
+    id: Name
+    x: Coordinate
+    y: Coordinate
+    yaw: Coordinate
+    age_ms: Milliseconds
+
+
+class Pose(Message, frozen=True, kw_only=True):
+    """Poses of a host's robots from a localiser; a pose moves nothing, its absence stops."""
+
+    b: Name
+    r: list[PoseRow]
 
 
 class LocalPolicy(Message, frozen=True, kw_only=True):
