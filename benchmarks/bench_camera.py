@@ -68,7 +68,9 @@ def main() -> None:
     parser.add_argument("--views", type=int, default=200)
     views = parser.parse_args().views
     print(machine())
-    print("| picture | detector | robots missed | floor not seen | error cm median / max | ", end="")
+    print(
+        "| picture | detector | robots missed | floor not seen | error cm median / max | ", end=""
+    )
     print("angle deg | ms median / p99 |\n|---|---|---|---|---|---|---|")
     for case in CASES:
         measure(*case, views)

@@ -28,6 +28,7 @@ from kofn.controller.link.messages import (
     Message,
     MessageT,
     Poll,
+    Pose,
     Reply,
     Step,
     decode,
@@ -54,7 +55,7 @@ MESSAGES_PER_TURN = 64
 WHOLE_SHARE = 0.9
 """Share of an option after which a realtime robot counts as having acted it out."""
 
-_LIVE_ONLY = frozenset({"step", "poll", "cmd"})
+_LIVE_ONLY = frozenset({"step", "poll", "cmd", "pose"})
 
 
 class HostAgent:
@@ -137,6 +138,7 @@ class HostAgent:
             "ctl": self._on_ctl,
             "halt": self._on_halt,
             "cmd": self._on_cmd,
+            "pose": self._on_pose,
         }
 
     def open(self, timeout_s: float = 10.0) -> None:
@@ -314,6 +316,18 @@ class HostAgent:
         if stops and self._core.left:
             goodbye = self._announcer.leave()
             self._transport.publish(goodbye.topic, goodbye.payload, qos=1, retain=True)
+
+    def _on_pose(self, message: Inbound) -> None:
+        """Hand a localiser's poses to robots that can use them; a pose moves nothing."""
+        poses = self._decoded(Pose, message)
+        fix = getattr(self._bank, "fix", None)
+        if poses is None or fix is None:
+            return
+        known = set(self._bank.robots)
+        for row in poses.r:
+            if row.id in known:
+                self._counts["poses"] += 1
+                fix((row.x, row.y, row.yaw), row.age_ms / 1000)
 
     def _on_policy(self, digest: str, payload: bytes) -> None:
         try:

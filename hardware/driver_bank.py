@@ -24,8 +24,9 @@ from kofn.controller.link.messages import Pace
 from kofn.hardware.black_box import BlackBox
 from kofn.hardware.driver import HOLD, Applied, Driver, DriverError, IntArray, Reading
 from kofn.hardware.limits_file import RobotLimits
+from kofn.hardware.localise.zones import ZoneHysteresis
 from kofn.hardware.option import OptionController, OptionSettings
-from kofn.hardware.ring import N_ACTIONS, RingLayout, sector_centres, zone_of
+from kofn.hardware.ring import N_ACTIONS, RingLayout, sector_centres
 from kofn.hardware.robot_loop import Pose, RobotLoop
 from kofn.hardware.safety import HasLimits, lower
 from kofn.hardware.safety_task import Safety, SafetySettings
@@ -141,6 +142,7 @@ class DriverBank:
             trouble=trouble,
             applied=None if record is None else self._record_applied,
         )
+        self._zones = ZoneHysteresis(layout.zone_of, 1)
         self._watchdog = Watchdog(
             self._loop.look,
             self._loop.offends,
@@ -197,7 +199,7 @@ class DriverBank:
     def read(self) -> Reading:
         """Return zone and availability by the newest pose."""
         now_s = self._clock.now()
-        zones = zone_of(self._layout, np.array([self._loop.pose]))
+        zones = self._zones.see(np.array([self._loop.pose]))
         fresh = now_s - self._loop.seen_s <= self.safety.settings.pose_max_age_s
         up = np.array([fresh and self._loop.well]) & (zones >= 0)
         return Reading(zones=zones, up=up, time_s=now_s - self._opened_s)
@@ -215,6 +217,7 @@ class DriverBank:
         now_s = self._clock.now()
         if now_s - self._logged_s >= POSE_LOG_S:
             self._logged_s = now_s
+            self._zones.see(np.array([self._loop.pose]))
             x, y, yaw = (round(value, 3) for value in self._loop.pose)
             if self._log is not None:
                 self._log.write(Poses(time_s=now_s - self._opened_s, p=[(x, y, yaw)]))
@@ -244,6 +247,7 @@ class DriverBank:
     def fix(self, pose: Pose, age_s: float) -> None:
         """Take a pose from a localiser that was true `age_s` ago."""
         self._loop.fix(pose, age_s)
+        self._zones.see(np.array([self._loop.pose]))
 
     def creep_home(self) -> bool:
         """Let a robot outside its fence go back slowly; False where it may not move."""

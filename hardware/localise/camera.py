@@ -112,7 +112,8 @@ class FloorView(msgspec.Struct, frozen=True):
         """Arena coordinates of corrected pixels, shape (n, 2), of points `height_m` high."""
         flat = np.concatenate([points, np.ones((len(points), 1))], axis=1) @ np.linalg.inv(self.H).T
         q: FloatArray = flat[:, :2] / flat[:, 2:]
-        return q + (self.place[:2] - q) * (height_m / self.place[2])
+        there: FloatArray = q + (self.place[:2] - q) * (height_m / self.place[2])
+        return there
 
 
 def straighten(camera: CameraFile, pixels: FloatArray) -> FloatArray:
@@ -176,5 +177,3 @@ def _place(M: FloatArray) -> FloatArray:
     R = U @ np.diag([1.0, 1.0, float(np.linalg.det(U @ Vt))]) @ Vt
     place: FloatArray = -R.T @ M[:, 2]
     return place
-
-

@@ -120,7 +120,8 @@ class Studio:
             canvas = cv2.GaussianBlur(canvas, (0, 0), scene.blur_px * SCALE)
         picture = cv2.resize(canvas, (camera.width, camera.height), interpolation=cv2.INTER_AREA)
         noisy = picture + self._generator.normal(0.0, scene.noise, picture.shape)
-        return np.clip(noisy, 0, 255).astype(np.uint8)
+        shot: Picture = np.clip(noisy, 0, 255).astype(np.uint8)
+        return shot
 
     def project(self, points: FloatArray) -> FloatArray:
         """Corrected pixels of arena points, shape (n, 3) -> (n, 2)."""
@@ -135,7 +136,7 @@ class Studio:
         local = np.array([[half, half], [half, -half], [-half, -half], [-half, half]])
         cos, sin = np.cos(truth.yaw), np.sin(truth.yaw)
         turned = local @ np.array([[cos, sin], [-sin, cos]])
-        points = np.column_stack([turned + [truth.x, truth.y], np.full(4, height)])
+        points = np.column_stack([turned + np.array([truth.x, truth.y]), np.full(4, height)])
         return self.project(points)
 
     def _paste(self, canvas: Any, number: int, truth: Truth, side: float, height: float) -> None:

@@ -60,9 +60,7 @@ class Tracker:
         """Take the tags of a picture that was taken at `at_s`; return the accepted fixes by id."""
         self.counters["pictures"] += 1
         self.counters["fix_doubled"] += sum(1 for number in seen.doubled if self._ours(number))
-        corners = {
-            number: straighten(self._camera, quad) for number, quad in seen.corners.items()
-        }
+        corners = {number: straighten(self._camera, quad) for number, quad in seen.corners.items()}
         view = see_floor(self._camera, corners)
         self.view = view
         robots = [number for number in corners if number in self._heights]

@@ -109,7 +109,8 @@ class Floor:
 
     def at(self, x: float, y: float, at_s: float) -> bool:
         square = np.array([[0.05, 0.05], [0.05, -0.05], [-0.05, -0.05], [-0.05, 0.05]])
-        points = np.concatenate([square + [x, y], np.ones((4, 1))], axis=1) @ self.view.H.T
+        moved = square + np.array([x, y])
+        points = np.concatenate([moved, np.ones((4, 1))], axis=1) @ self.view.H.T
         corners = {**self.corners, 0: points[:, :2] / points[:, 2:]}
         return 0 in self.tracker.see(Seen(corners, ()), at_s)
 
@@ -129,7 +130,9 @@ def test_a_jump_is_refused_until_the_robot_was_clearly_carried_there() -> None:
 
 @given(st.lists(st.tuples(st.floats(-1.5, 1.5), st.floats(0.02, 0.2)), min_size=1, max_size=15))
 @settings(max_examples=40, deadline=None)
-def test_accepted_fixes_never_move_faster_than_the_robot_can(path: list[tuple[float, float]]) -> None:
+def test_accepted_fixes_never_move_faster_than_the_robot_can(
+    path: list[tuple[float, float]],
+) -> None:
     floor, now, last = FLOOR, 0.0, None
     floor.tracker = Tracker(make_camera(), {0: 0.0}, 0.5)
     for x, dt in path:
@@ -249,3 +252,35 @@ def test_sheets_hold_every_tag_at_its_size(tmp_path: Path) -> None:
 def test_a_folder_without_pictures_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"no \.png"):
         next(folder_frames(tmp_path, FakeClock()))
+
+
+def test_a_hosts_robot_takes_its_own_poses_and_an_old_one_makes_it_unavailable() -> None:
+    from kofn.controller.link.messages import PoseRow, encode
+    from kofn.hardware.agent import HostAgent
+    from kofn.hardware.driver_bank import DriverBank
+    from kofn.hardware.drivers.dry_run import DryRunDriver
+
+    clock = FakeClock()
+    bus = MemoryBus(clock)
+    bank = DriverBank(DryRunDriver(clock), robot="r0", layout=RingLayout(), clock=clock)
+    agent = HostAgent(
+        fleet="f", host="h0", bank=bank, transport=MemoryTransport(bus), clock=clock, seed=0
+    )
+    voice = MemoryTransport(bus)
+    voice.open(Session("localiser", [], lambda _c: None, lambda _c: ()))
+    agent.open()
+    try:
+        layout = RingLayout()
+        angle = 2.5 * layout.sector_rad  # the middle of zone 2
+        there = (1.5 * float(np.cos(angle)), 1.5 * float(np.sin(angle)), 0.3)
+        poses = Pose(b="b", r=[PoseRow("other", 0, 0, 0, 0), PoseRow("r0", *there, 40)])
+        for _ in range(2):
+            voice.publish("kofn1/f/pose/h0", encode(poses))
+            inbound = agent._transport.receive(0.0)
+            assert inbound is not None
+            agent.on_message(inbound)
+        assert bank.pose == pytest.approx(there)
+        assert int(bank.read().zones[0]) == 2
+        assert agent.counters["poses"] == 2
+    finally:
+        agent.close()
