@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: MIT
 """The board's option controller is the fleet's; its gate keeps the laws of the safety page."""
 
+import ast
 import math
 
 import numpy as np
@@ -10,6 +11,7 @@ from hypothesis import strategies as st
 from robot import safety as fw
 from robot.ring import Option, Ring, ZoneFilter
 
+from kofn.hardware.board_settings import FIRMWARE
 from kofn.hardware.option import OptionController, OptionSettings
 from kofn.hardware.ring import RingLayout, zone_of
 
@@ -184,3 +186,19 @@ def test_speeding_up_is_limited_and_slowing_down_is_not() -> None:
     assert gate.limit(1.0, 0.0, 100)[0] == pytest.approx(0.2)
     assert gate.limit(0.05, 0.0, 150)[0] == pytest.approx(0.05)
     assert gate.limit(float("nan"), 0.0, 200) == (0.0, 0.0)
+
+
+def test_the_gate_is_the_only_way_to_the_motors_of_a_board() -> None:
+    """`drive` takes what `safety.limit` returns, but in the self-test; PWM is in one file."""
+    drives, duties = [], set()
+    for path in [*FIRMWARE.glob("*.py"), *FIRMWARE.glob("robot/*.py")]:
+        for node in ast.walk(ast.parse(path.read_text())):
+            if not (isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute)):
+                continue
+            if node.func.attr == "drive":
+                drives.append((path.name, ast.unparse(node.args[0])))
+            elif node.func.attr in ("duty_u16", "duty", "PWM"):
+                duties.add(path.name)
+    robot = [entry for entry in drives if entry[0] != "selftest.py"]
+    assert robot == [("app.py", "*self.safety.limit(v, w, now)")]
+    assert duties == {"motors.py"}

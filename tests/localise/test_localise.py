@@ -19,10 +19,11 @@ from kofn.hardware.localise.camera import FloorView, read_camera, see_floor
 from kofn.hardware.localise.detect import Seen, TagDetector
 from kofn.hardware.localise.localiser import Frame, Localiser, TaggedRobot, folder_frames
 from kofn.hardware.localise.synthetic import Scene, Studio, Truth, make_camera
-from kofn.hardware.localise.tags import CELLS, FLOOR_IDS, cells, write_sheets
+from kofn.hardware.localise.tags import CELLS, FLOOR_IDS, cells
 from kofn.hardware.localise.tracking import Tracker
 from kofn.hardware.localise.zones import ZoneHysteresis
 from kofn.hardware.ring import RingLayout, zone_of
+from kofn.launch.tag_sheets import write_sheets
 
 pytest.importorskip("cv2", reason="opencv is not installed (extra hardware)")
 
