@@ -81,7 +81,7 @@ class RingGuide:
     def towards(self, x: FloatArray, y: FloatArray) -> tuple[FloatArray, BoolArray]:
         """Follow the carrot, or go back to the parking radius."""
         settings, layout = self._settings, self._layout
-        radius = np.hypot(x, y)
+        radius = _length(x, y)
         angle = np.arctan2(y, x)
         ahead = wrap(self._goal - angle)
         travel = self._moving & (np.abs(ahead) > settings.core * 0.5 * layout.sector_rad)
@@ -97,7 +97,7 @@ class RingGuide:
     def walls(self, x: FloatArray, y: FloatArray) -> FloatArray:
         """Push of both walls along the radius."""
         layout, margin = self._layout, self._settings.wall_margin * self._layout.robot_radius_m
-        radius = np.hypot(x, y)
+        radius = _length(x, y)
         from_inner = radius - layout.robot_radius_m - layout.inner_m
         from_outer = layout.outer_m - layout.robot_radius_m - radius
         outward = np.clip(1.0 - from_inner / margin, 0.0, 1.0) - np.clip(
@@ -152,7 +152,13 @@ class GridGuide:
         return push
 
 
+def _length(x: FloatArray, y: FloatArray) -> FloatArray:
+    # hypot guards against overflow, and takes ten times as long.
+    length: FloatArray = np.sqrt(x * x + y * y)
+    return length
+
+
 def _unit(direction: FloatArray) -> FloatArray:
-    length = np.maximum(np.hypot(direction[:, 0], direction[:, 1]), 1e-9)
+    length = np.maximum(_length(direction[:, 0], direction[:, 1]), 1e-9)
     unit: FloatArray = direction / length[:, None]
     return unit

@@ -4,18 +4,22 @@
 The suite `bias` says how far an estimate is off when answers are missing (`bias_study`); it is the
 same on every machine.
 
+The suite `sim` says how fast the simulated worlds are (`kofn.sim.speed`).
+
 The suite `core` measures what a user of the mathematics waits for: the exact operator, a Bellman
 sweep, a whole solve, rollouts, and one decision of the live controller. Five zones, `ring-current`,
 robots that never move. Every row is the median and the largest time of some repeats after one
 warm-up, which also compiles.
 """
 
+from __future__ import annotations
+
 import logging
 import platform
 import statistics
 import time
-from collections.abc import Callable, Iterator, Sequence
 from functools import partial
+from typing import TYPE_CHECKING
 
 import msgspec
 import numpy as np
@@ -27,6 +31,11 @@ from kofn.controller.core.decision import Decider
 from kofn.controller.core.errors import InputError
 from kofn.controller.core.global_learner import Surrogate
 from kofn.launch.output import Progress
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+    from kofn.sim.speed import Speed
 
 REPEATS = 5
 BIAS_STEPS, BIAS_STEPS_QUICK = 300, 20
@@ -118,6 +127,28 @@ def bias(*, steps: int = BIAS_STEPS, seed: int = 0) -> list[Score]:
         steering.setLevel(level)
 
 
+def sim(*, quick: bool) -> list[Speed]:
+    """Measure the suite `sim`, with progress on stderr."""
+    from kofn.sim.speed import measurements
+
+    rows: list[Speed] = []
+    with Progress("bench sim") as progress:
+        for measure in measurements(quick=quick, repeats=1 if quick else REPEATS):
+            rows.append(measure())
+            progress.update(len(rows), rows[-1].name)
+    return rows
+
+
+def sim_table(rows: Sequence[Speed]) -> list[str]:
+    """Return lines for people."""
+    lines = [f"{'':42s} {'robots':>9s} {'measured':>9s} {'limit':>7s}"]
+    for row in rows:
+        limit = "" if row.limit is None else f"{row.limit:g}"
+        unit = "simulated s per CPU s" if row.unit == "rtf" else "option steps per CPU s"
+        lines.append(f"{row.name:42s} {row.robots:9d} {row.rtf:9.4g} {limit:>7s}  {unit}")
+    return lines
+
+
 def bias_table(scores: Sequence[Score]) -> list[str]:
     """Return a Markdown table: a row for each strategy, error / bias for each column."""
     cells = {(score.strategy, score.column): score for score in scores}
@@ -140,7 +171,7 @@ def run(suite: str, *, quick: bool) -> list[Row]:
         A suite that there is not.
     """
     if suite not in SUITES:
-        raise InputError(f"unknown suite {suite!r}; known are bias, {', '.join(SUITES)}")
+        raise InputError(f"unknown suite {suite!r}; known are bias, sim, {', '.join(SUITES)}")
     rows: list[Row] = []
     with Progress(f"bench {suite}") as progress:
         for measure in SUITES[suite](quick=quick):

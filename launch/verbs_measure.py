@@ -75,17 +75,26 @@ def sweep(
 
 
 def bench(
-    suite: Annotated[str, typer.Argument(help="What to measure: core, or bias.")],
+    suite: Annotated[str, typer.Argument(help="What to measure: core, sim, or bias.")],
     quick: Annotated[bool, typer.Option("--quick", help="Small sizes only.")] = False,
     json: options.Json = False,
 ) -> None:
-    """Measure speed (core), or what missing answers do to an estimate (bias)."""
+    """Measure speed (core, sim), or what missing answers do to an estimate (bias)."""
     from kofn.launch import benching
 
     if suite == "bias":
         scores = benching.bias(steps=benching.BIAS_STEPS_QUICK if quick else benching.BIAS_STEPS)
         result = {"suite": suite, "rows": [score._asdict() for score in scores]}
         emit(result, benching.bias_table(scores), as_json=json)
+        return
+    if suite == "sim":
+        speeds = benching.sim(quick=quick)
+        result = {
+            "suite": suite,
+            "machine": benching.machine(),
+            "rows": [msgspec.to_builtins(speed) for speed in speeds],
+        }
+        emit(result, [benching.machine(), *benching.sim_table(speeds)], as_json=json)
         return
     rows = benching.run(suite, quick=quick)
     machine = benching.machine()

@@ -17,7 +17,7 @@ import math
 import numpy as np
 import numpy.typing as npt
 
-from kofn.controller.core._jit import jit
+from kofn.controller.core._jit import inline, jit
 
 IntArray = npt.NDArray[np.int64]
 FloatArray = npt.NDArray[np.float64]
@@ -79,6 +79,24 @@ def cells_of(bodies: FloatArray, edge: float) -> tuple[int, int, IntArray, IntAr
     return columns, rows, first, order
 
 
+@inline
+def _pairs(
+    turn: int, at: int, row: int, column: int, rows: int, columns: int, first: IntArray
+) -> tuple[int, int]:
+    """Range of places in `order` to pair with place `at`, so that each pair comes once.
+
+    Turn 0: the rest of this cell and the next one of its row; turn 1: three cells of the next row.
+    """
+    right = 2 if column + 1 < columns else 1
+    home = row * columns + column
+    if turn == 0:
+        return at + 1, first[home + right]
+    if row + 1 >= rows:
+        return 0, 0
+    below = home + columns
+    return first[below - (1 if column > 0 else 0)], first[below + right]
+
+
 @jit
 def push_apart(
     bodies: FloatArray,
@@ -95,14 +113,9 @@ def push_apart(
             home = row * columns + column
             for at in range(first[home], first[home + 1]):
                 i = order[at]
-                # Later robots of this cell, and the four cells that come after it.
-                for turn in range(5):
-                    r = row + (turn > 1)
-                    c = column + (1 if turn == 1 else (turn - 3 if turn > 1 else 0))
-                    if r >= rows or c < 0 or c >= columns:
-                        continue
-                    begin = at + 1 if turn == 0 else first[r * columns + c]
-                    for other in range(begin, first[r * columns + c + 1]):
+                for turn in range(2):
+                    begin, end = _pairs(turn, at, row, column, rows, columns, first)
+                    for other in range(begin, end):
                         j = order[other]
                         dx, dy = bodies[i, 0] - bodies[j, 0], bodies[i, 1] - bodies[j, 1]
                         square = dx * dx + dy * dy
@@ -141,7 +154,10 @@ def keep_inside(
             continue
         if math.isinf(outer):
             continue
-        distance = math.hypot(bodies[i, 0], bodies[i, 1])
+        square = bodies[i, 0] * bodies[i, 0] + bodies[i, 1] * bodies[i, 1]
+        if (inner + radius) ** 2 <= square <= (outer - radius) ** 2:
+            continue
+        distance = math.sqrt(square)
         wanted = min(max(distance, inner + radius), outer - radius)
         if wanted != distance and distance > 1e-9:
             bodies[i, 0] *= wanted / distance
@@ -165,17 +181,20 @@ def avoid(
             home = row * columns + column
             for at in range(first[home], first[home + 1]):
                 i = order[at]
-                for r in range(max(row - 1, 0), min(row + 2, rows)):
-                    c0, c1 = max(column - 1, 0), min(column + 2, columns)
-                    for other in range(first[r * columns + c0], first[r * columns + c1]):
+                x, y = bodies[i, 0], bodies[i, 1]
+                for turn in range(2):
+                    begin, end = _pairs(turn, at, row, column, rows, columns, first)
+                    for other in range(begin, end):
                         j = order[other]
-                        dx, dy = bodies[i, 0] - bodies[j, 0], bodies[i, 1] - bodies[j, 1]
+                        dx, dy = x - bodies[j, 0], y - bodies[j, 1]
                         square = dx * dx + dy * dy
-                        if j == i or square >= far * far:
+                        if square >= far * far:
                             continue
                         distance = math.sqrt(square)
                         strength = min((far - distance) / (far - near), 1.0)
                         scale = strength / max(distance, 1e-9)
                         total[i, 0] += scale * dx
                         total[i, 1] += scale * dy
+                        total[j, 0] -= scale * dx
+                        total[j, 1] -= scale * dy
     return total

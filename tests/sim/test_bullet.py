@@ -115,6 +115,7 @@ def test_robot_thrown_out_of_the_arena_is_unavailable_and_keeps_a_zone(world: Bu
     seen = world.observe()
     assert seen.up.tolist() == [True, True, False, True, True, True]
     assert seen.zones[2] == zones[2]
+    assert seen.trouble == {2: "has left the arena"}
 
 
 def test_robot_on_its_side_is_unavailable(world: BulletWorld) -> None:
@@ -127,6 +128,7 @@ def test_robot_on_its_side_is_unavailable(world: BulletWorld) -> None:
     )
     world.advance(0.1)
     assert world.observe().up.tolist() == [False, True, True, True, True, True]
+    assert world.observe().trouble == {0: "has fallen over"}
 
 
 def test_higher_fidelity_is_another_engine_setting_of_the_same_world() -> None:
