@@ -471,7 +471,7 @@ def test_only_the_motor_gate_calls_a_drivers_drive() -> None:
     """Read the sources: `x.drive(` and `x.go(` stand in the gate alone, for any x but the gate."""
     found = []
     for path in HARDWARE.rglob("*.py"):
-        if HARDWARE / "firmware" in path.parents:  # boards have a gate of their own, and a test of it
+        if HARDWARE / "firmware" in path.parents:  # boards have their own gate, and its test
             continue
         for node in ast.walk(ast.parse(path.read_text())):
             called = node.func if isinstance(node, ast.Call) else None
