@@ -1,0 +1,117 @@
+# SPDX-License-Identifier: MIT
+"""Every driver of ours passes the conformance suite; drivers broken on purpose do not."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from devices import DryRunBench, FakeCreate2, GpioBench, PtyBench, RosbridgeBench, TextBoard
+
+from kofn.hardware.conformance import DRIVER_CHECKS, Bench, Check, check_driver, run_check
+from kofn.hardware.driver import Applied, DriverError, Observation
+from kofn.hardware.drivers.create2 import Create2Driver
+from kofn.hardware.drivers.dry_run import DryRunDriver
+from kofn.hardware.drivers.serial_text import SerialTextDriver
+
+BENCHES: dict[str, Callable[[Path], Bench]] = {
+    "dry_run": lambda _: DryRunBench(),
+    "serial": lambda folder: PtyBench(folder, TextBoard, SerialTextDriver, 0.15),
+    "create2": lambda folder: PtyBench(folder, FakeCreate2, Create2Driver, 0.235),
+    "gpio": lambda _: GpioBench(),
+    "rosbridge": lambda _: RosbridgeBench(),
+}
+
+
+@pytest.mark.parametrize("check", DRIVER_CHECKS, ids=lambda check: check.__name__)
+@pytest.mark.parametrize("name", BENCHES)
+def test_driver_conforms(name: str, check: Check, tmp_path: Path) -> None:
+    run_check(check, lambda: BENCHES[name](tmp_path))
+
+
+class Unclipped(DryRunDriver):
+    async def drive(self, v: float, w: float) -> Applied:
+        await super().drive(v, w)
+        return Applied(v, w)
+
+
+class TakesNan(DryRunDriver):
+    async def drive(self, v: float, w: float) -> Applied:
+        try:
+            return await super().drive(v, w)
+        except ValueError:
+            return self.applied
+
+
+class Runaway(DryRunDriver):
+    async def open(self) -> None:
+        await super().open()
+        self._set(0.1, 0.0)
+
+
+class StopRaises(DryRunDriver):
+    async def stop(self) -> None:
+        if not self._open:
+            raise DriverError("not open", "open it")
+        await super().stop()
+
+
+class CloseDrivesOn(DryRunDriver):
+    async def close(self) -> None:
+        self._open = False
+
+
+class Mirrored(DryRunDriver):
+    async def read(self) -> Observation:
+        seen = await super().read()
+        return seen._replace(dyaw_rad=-seen.dyaw_rad)
+
+
+class Backwards(DryRunDriver):
+    async def read(self) -> Observation:
+        seen = await super().read()
+        return seen._replace(dx_m=-seen.dx_m)
+
+
+class OpensTwice(DryRunDriver):
+    async def open(self) -> None:
+        self._open = False
+        await super().open()
+
+
+class OtherError(DryRunDriver):
+    async def read(self) -> Observation:
+        if not self._open:
+            raise OSError("closed")
+        return await super().read()
+
+
+class LeavesThread(DryRunDriver):
+    async def open(self) -> None:
+        import threading
+
+        self.end = threading.Event()
+        threading.Thread(target=self.end.wait, args=(1.0,)).start()
+        await super().open()
+
+
+BROKEN: list[tuple[type[DryRunDriver], str]] = [
+    (Unclipped, "drive_beyond_limits_returns_what_is_applied"),
+    (TakesNan, "speed_that_is_no_number_is_refused"),
+    (Runaway, "open_leaves_motors_stopped"),
+    (StopRaises, "stop_is_legal_in_every_state"),
+    (CloseDrivesOn, "close_stops_and_open_works_again"),
+    (Mirrored, "odometry_is_positive_forward_and_to_the_left"),
+    (Backwards, "odometry_is_positive_forward_and_to_the_left"),
+    (OpensTwice, "second_open_is_refused"),
+    (OtherError, "drive_and_read_before_open_are_driver_errors"),
+    (LeavesThread, "open_leaves_motors_stopped"),
+]
+
+
+@pytest.mark.parametrize(
+    ("broken", "check"), BROKEN, ids=lambda value: getattr(value, "__name__", "")
+)
+def test_suite_finds_a_driver_broken_on_purpose(broken: type[Any], check: str) -> None:
+    failed = check_driver(lambda: DryRunBench(broken))
+    assert any(line.startswith(f"{check}:") for line in failed), failed
