@@ -90,6 +90,26 @@ def own_bin(
     )
 
 
+def asked_epochs(
+    settings: TrainSettings,
+    config: Mapping[str, object],
+    memory: ClientMemory,
+    bins: Bins,
+    *,
+    server_round: int,
+    duration_s: float,
+) -> int:
+    """Return how many epochs a client trains under the settings that came with the model."""
+    before = own_bin(
+        memory,
+        bins,
+        server_round=server_round,
+        duration_s=duration_s,
+        reference=settings_reference(config),
+    )
+    return epochs_asked(config, before, settings.epochs)
+
+
 def local_round(
     parameters: Parameters,
     x: F32,
@@ -118,10 +138,9 @@ def local_round(
         Of the run; the training stream is the client's own in each round.
     """
     reference = settings_reference(config)
-    before = own_bin(
-        memory, bins, server_round=server_round, duration_s=duration_s, reference=reference
+    epochs = asked_epochs(
+        settings, config, memory, bins, server_round=server_round, duration_s=duration_s
     )
-    epochs = epochs_asked(config, before, settings.epochs)
     losses, accuracy = sample_losses(parameters, x, y)
     loss = float(losses.mean())
     trained = train(

@@ -28,14 +28,15 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import msgspec
-import numpy as np
 
 from kofn.controller.core.errors import InputError
-from kofn.fed.streams import stream
+from kofn.fed.streams import normal, stream
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from pathlib import Path
+
+    import numpy as np
 
 
 class TraceSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -165,8 +166,7 @@ class Fleet:
         """Return a lognormal factor of median 1, by client and keys."""
         if self.jitter == 0:
             return 1.0
-        rng = stream(self.seed, "jitter", name, *keys)
-        return float(np.exp(self.jitter * rng.standard_normal()))
+        return math.exp(self.jitter * normal(self.seed, "jitter", name, *keys))
 
 
 def _turns(settings: TraceSettings, rng: np.random.Generator) -> Iterator[tuple[float, float]]:

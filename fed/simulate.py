@@ -20,10 +20,10 @@ import msgspec
 import numpy as np
 
 from kofn.controller.core.errors import InputError
-from kofn.fed.client import ClientMemory, TrainSettings, answer, local_round
+from kofn.fed.client import ClientMemory, TrainSettings, answer, asked_epochs, local_round
 from kofn.fed.clock import EventClock, Passed
 from kofn.fed.data import Dataset, client_names, load_dataset, partition
-from kofn.fed.learn import Model, accuracy, average
+from kofn.fed.learn import Model, accuracy, average, sample_losses
 from kofn.fed.selectors.protocol import Outcome
 from kofn.fed.streams import stream
 
@@ -240,31 +240,51 @@ class _Run:
         )
 
     def _train(self, server_round: int, selection: Selection) -> tuple[list[Outcome], Passed]:
-        updates = {}
-        for name in selection.clients:
-            updates[name] = local_round(
-                self.parameters,
-                *self.own[name],
+        configs = selection.per_client_config
+        durations = {name: sum(self._estimates(name, server_round)) for name in selection.clients}
+        epochs = {
+            name: asked_epochs(
                 self.settings.train,
-                selection.per_client_config.get(name, {}),
+                configs.get(name, {}),
                 self.memory[name],
                 self.bins,
-                name=name,
                 server_round=server_round,
-                duration_s=sum(self._estimates(name, server_round)),
-                seed=self.seed,
+                duration_s=durations[name],
             )
-            self.memory[name] = updates[name].memory
+            for name in selection.clients
+        }
         limit = self.settings.round_timeout_s
         passed = self.clock.train(
             selection.clients,
             samples=self.samples,
-            epochs={name: update.epochs for name, update in updates.items()},
+            epochs=epochs,
             model_bytes=self.model.n_bytes,
             server_round=server_round,
             deadline_s=min(selection.deadline_s or limit, limit),
             keep=selection.keep,
         )
+        updates = {}
+        for name in selection.clients:
+            if name not in passed.arrived:
+                # It measured the model and trained in vain; its parameters are never needed.
+                losses, _ = sample_losses(self.parameters, *self.own[name])
+                self.memory[name] = ClientMemory(
+                    last_loss=float(losses.mean()), last_trained=server_round
+                )
+                continue
+            updates[name] = local_round(
+                self.parameters,
+                *self.own[name],
+                self.settings.train,
+                configs.get(name, {}),
+                self.memory[name],
+                self.bins,
+                name=name,
+                server_round=server_round,
+                duration_s=durations[name],
+                seed=self.seed,
+            )
+            self.memory[name] = updates[name].memory
         outcomes = []
         for name in selection.clients:
             if name in passed.arrived:
@@ -277,7 +297,7 @@ class _Run:
                     loss=None,
                     samples=0,
                     arrived=False,
-                    epochs=updates[name].epochs,
+                    epochs=epochs[name],
                 )
             )
         # By name, so that the sums do not depend on who arrived first.

@@ -18,6 +18,7 @@ from kofn.launch import (
     verbs_measure,
     verbs_operate,
     verbs_run,
+    verbs_study,
 )
 
 app = typer.Typer(
@@ -64,4 +65,5 @@ for verb in (
     app.command()(verb)
 app.add_typer(verbs_ca.app)
 app.add_typer(verbs_operate.app)
+verbs_fed.app.command()(verbs_study.study)
 app.add_typer(verbs_fed.app)
