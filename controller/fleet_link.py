@@ -82,6 +82,8 @@ class FleetLink:
         Where messages are kept.
     allow_list
         Which host may speak for which robots; None lets all speak.
+    limits
+        How much one host may say; None is `host_limits`.
     """
 
     def __init__(
@@ -94,6 +96,7 @@ class FleetLink:
         clock: Clock,
         record: Record,
         allow_list: AllowList | None = None,
+        limits: Limits | None = None,
     ) -> None:
         n_targets, n_zones, n_actions = pi_l.shape
         self.policy_digest, self._policy_payload = pack_policy(pi_l)
@@ -111,7 +114,7 @@ class FleetLink:
             self._boot,
             self.roster,
             record,
-            gate=HostGate(clock, host_limits(config.k)),
+            gate=HostGate(clock, limits or host_limits(config.k)),
             audit=AuditLog(clock),
             orders=self._orders,
             allow_list=allow_list,
@@ -255,8 +258,9 @@ class FleetLink:
         ttl_ms = max(1, round(1000 * (poll_round.deadline_s - self._clock.now())))
         polls = poll_round.polls(up_ms=self.up_ms, ttl_ms=ttl_ms, wave=wave)
         for host, poll in polls.items():
-            self._record.write("poll", poll, host)
             self._transport.publish(self._topics.of("poll", host), encode(poll))
+        for host, poll in polls.items():  # hosts are at work by now
+            self._record.write("poll", poll, host)
         return len(polls)
 
     def drop(self, host: str) -> None:

@@ -28,6 +28,7 @@ from kofn.controller.fleet_link import FleetLink
 from kofn.controller.intake import HaltError
 from kofn.controller.link.allow_list import AllowList
 from kofn.controller.link.clock import Clock
+from kofn.controller.link.limits import Limits
 from kofn.controller.link.messages import Halt
 from kofn.controller.link.transport import Transport
 from kofn.controller.order_box import OrderBox
@@ -70,6 +71,10 @@ class ControlLoop:
         `policy` must be those of that run (`resume.read_settings`).
     allow_list
         Which host may speak for which robots; None lets each speak for whom it names first.
+    limits
+        How much one host may say; None: what an honest host needs (`fleet_link.host_limits`).
+    at_start
+        Called once the fleet is there, before the first step.
 
     Raises
     ------
@@ -95,12 +100,16 @@ class ControlLoop:
         nonce: Callable[[], str] = lambda: secrets.token_hex(8),
         resume_from: Checkpoint | None = None,
         allow_list: AllowList | None = None,
+        limits: Limits | None = None,
+        at_start: Callable[[], None] = lambda: None,
     ) -> None:
         if resume_from is not None:
             check_resume(resume_from, config, policy, epoch)
         if allow_list is not None:
             check_allow_list(allow_list, config)
         self._allow_list = allow_list
+        self._limits = limits
+        self._at_start = at_start
         self._config = config
         self._policy = policy
         self._transport = transport
@@ -180,6 +189,7 @@ class ControlLoop:
             clock=self._clock,
             record=self._recorder,
             allow_list=self._allow_list,
+            limits=self._limits,
         )
 
     def _steps(self) -> Iterator[Decision]:
@@ -209,6 +219,7 @@ class ControlLoop:
         )
         self._robots_at_start = waiter.gather(self._robots_to_start())
         g, u = self._start()
+        self._at_start()
         for t in range(self._first_step, self._config.steps):
             skipped = waiter.next_step()
             decision = player.play(t, g, u, skipped)

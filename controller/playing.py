@@ -16,6 +16,7 @@ from kofn.controller.link.clock import Clock
 from kofn.controller.link.messages import Step
 from kofn.controller.poll_round import PollRound, RoundKey
 from kofn.controller.results import Decision, Totals
+from kofn.controller.roster import Frame
 from kofn.controller.streams import Streams
 from kofn.controller.waiting import Waiter
 
@@ -80,10 +81,13 @@ class Player:
         """Publish step t, poll, decide on u(t)."""
         frame = self._link.frame
         self._link.announce(frame.pace)
+        there = self._availability.among(t, frame.ids)
+        # Before the step goes out, for it takes a while where the fleet is large.
+        order = self._streams.at("sample", t).permutation(len(there))[: 2 * self._config.k]
+        permutation = [there[i] for i in order.tolist()]
         self._link.send_step(self._step(t, g, last_u))
         self.sent_s = self._clock.now()
-        there = self._availability.among(t, frame.ids)
-        poll_round = self._open_round(t, there)
+        poll_round = self._open_round(t, frame, permutation)
         self._run_round(poll_round)
         latency_ms = 1000 * self._clock.to_wall_s(self._clock.now() - self.sent_s)
         if not poll_round.complete:
@@ -137,15 +141,14 @@ class Player:
             m=self._last_m,
         )
 
-    def _open_round(self, t: int, there: Sequence[str]) -> PollRound:
-        """Draw the permutation of the robots that are there; nothing is sent yet."""
-        config, frame = self._config, self._link.frame
+    def _open_round(self, t: int, frame: Frame, permutation: Sequence[str]) -> PollRound:
+        """Make the round of step t; no poll is sent yet."""
+        config = self._config
         ttl_s = config.poll_ttl(frame.pace)
-        order = self._streams.at("sample", t).permutation(len(there))
-        polled = min(config.k, len(there))
+        polled = min(config.k, len(permutation))
         return PollRound(
             RoundKey(self._epoch, t, self._nonce()),
-            permutation=[there[i] for i in order[: 2 * config.k]],
+            permutation=permutation,
             host_of=frame.host_of,
             k=config.k,
             n_zones=self._dispatcher.belief.size,

@@ -138,6 +138,8 @@ class PollRound:
         self._host_of = {robot: host_of[robot] for robot in self.first_wave}
         self._n_zones = n_zones
         self._n_actions = n_actions
+        self._first = frozenset(self.first_wave)
+        self._first_unheard = len(self._first)
         self._given: dict[str, _Given] = {}
         self._heard: dict[str, Answer] = {}
         self._late: list[Answer] = []
@@ -164,7 +166,7 @@ class PollRound:
         """Whether silent robots are to be replaced now; `open_second_wave` does it."""
         if not self._spare or self.is_closed(now_s):
             return False
-        return now_s >= self._second_wave_s or self._all_said_something(self.first_wave)
+        return now_s >= self._second_wave_s or self._all_said_something()
 
     def open_second_wave(self) -> bool:
         """Choose the robots of the second wave, once; return whether there are any."""
@@ -218,6 +220,7 @@ class PollRound:
             if row.z_prev is not None and row.a_prev is not None:
                 came_from = row.z_prev, row.a_prev
             self._heard[row.id] = Answer(row.id, row.z, came_from)
+            self._first_unheard -= row.id in self._first
             return None
         self._given.setdefault(row.id, given)
         return "stale" if row.flag is Flag.STALE else "unavailable"
@@ -240,15 +243,15 @@ class PollRound:
         given = self._given.get(robot)
         return given is not None and given.row.flag is flag
 
-    def _all_said_something(self, robots: Sequence[str]) -> bool:
-        return all(robot in self._given for robot in robots)
+    def _all_said_something(self) -> bool:
+        return len(self._given) == len(self._host_of)  # both hold none but robots that were asked
 
     @property
     def complete(self) -> bool:
         """Whether waiting can bring nothing more."""
-        if all(robot in self._heard for robot in self.first_wave):
+        if not self._first_unheard:
             return True
-        return not self._spare and self._all_said_something(self.asked)
+        return not self._spare and self._all_said_something()
 
     def is_closed(self, now_s: float) -> bool:
         """Whether nothing more can count: all have answered, or the deadline has passed."""
@@ -258,6 +261,8 @@ class PollRound:
         """Close the round and return what it says; later rows are counted as late."""
         if self._closed_s is None:
             self._closed_s = self.deadline_s if now_s is None else min(now_s, self.deadline_s)
+        if not self._first_unheard and not self.second_wave:
+            return Outcome(self._answers(self.first_wave), (), (), ())
         return Outcome(
             fresh=self._answers(self.first_wave),
             topped_up=self._answers(self.second_wave),

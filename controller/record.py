@@ -57,6 +57,9 @@ KINDS: dict[str, type[messages.Message] | type[Decision] | type[Checkpoint]] = {
 }
 """Channel (without its slash) -> type of its records."""
 
+WAITING = 1000
+"""Records that wait for the next flush at most."""
+
 _MAGIC = b"\x89MCAP0\r\n"
 
 
@@ -98,6 +101,7 @@ class Recorder:
         self._encoder = msgspec.json.Encoder()
         self._writer = Writer(self._file, use_chunking=False, index_types=IndexType.NONE)
         self._writer.start(profile="", library="kofn")
+        self._waiting: list[tuple[int, Recorded, str, int]] = []
         self._channels: dict[str, int] = {}
         for kind, record in KINDS.items():
             schema = json.dumps(_schema(record)).encode()
@@ -105,19 +109,30 @@ class Recorder:
             self._channels[kind] = self._writer.register_channel(f"/{kind}", "json", schema_id)
 
     def write(self, kind: str, message: Recorded, host: str = "") -> None:
-        """Append one record; it is safe from a killed process after the next `flush`."""
-        body = self._encoder.encode(message)
-        now_ns = self._wall_ns()
-        data = b'{"host":' + self._encoder.encode(host) + b"," + body[1:]
-        try:
-            self._writer.add_message(self._channels[kind], now_ns, data, now_ns)
-        except OSError as error:
-            raise RunError(f"cannot write {self._path}: {error.strerror}") from error
+        """Append one record; it is safe from a killed process after the next `flush`.
+
+        Encoding and writing wait until then, so that no answer waits for them.
+        """
+        self._waiting.append((self._channels[kind], message, host, self._wall_ns()))
+        if len(self._waiting) >= WAITING:
+            self._write_out()
 
     def flush(self) -> None:
         """Hand everything written so far to the operating system."""
+        self._write_out()
         try:
             self._file.flush()
+        except OSError as error:
+            raise RunError(f"cannot write {self._path}: {error.strerror}") from error
+
+    def _write_out(self) -> None:
+        """Encode and write what waits."""
+        waiting, self._waiting = self._waiting, []
+        encode = self._encoder.encode
+        try:
+            for channel, message, host, now_ns in waiting:
+                data = b'{"host":' + encode(host) + b"," + encode(message)[1:]
+                self._writer.add_message(channel, now_ns, data, now_ns)
         except OSError as error:
             raise RunError(f"cannot write {self._path}: {error.strerror}") from error
 
@@ -126,11 +141,14 @@ class Recorder:
         if self._file.closed:
             return
         try:
+            self._write_out()
             self._writer.finish()  # type: ignore[no-untyped-call]
             self._file.close()
-        except OSError as error:
+        except (OSError, RunError) as error:
             with suppress(OSError):
                 self._file.close()  # what could not be written stays unwritten
+            if isinstance(error, RunError):
+                raise
             raise RunError(f"cannot write {self._path}: {error.strerror}") from error
 
 

@@ -6,7 +6,6 @@ one by hand.
 """
 
 import os
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib.metadata import version
@@ -37,6 +36,7 @@ from kofn.hardware.guard import HostGuard
 from kofn.hardware.ring import RingLayout
 from kofn.launch.scenario import check_time
 from kofn.launch.seeds import named_seed
+from kofn.launch.settling import settle
 from kofn.launch.signals import StopFlag
 from kofn.sim.faults import Fault, check_faults
 from kofn.sim.faulty_transport import FaultyTransport
@@ -45,9 +45,6 @@ from kofn.sim.motion import MotionKernel
 from kofn.sim.robots import RobotSpec
 from kofn.sim.world import World
 from kofn.sim.worlds import Fidelity, make_world
-
-SWITCH_INTERVAL_S = 0.0002
-"""How soon the network's thread gets its turn while a world computes, wall seconds."""
 
 
 class Connection(msgspec.Struct, frozen=True, kw_only=True):
@@ -265,6 +262,7 @@ def run_controller(
         folder,
         epoch,
         progress=progress,
+        at_start=settle,
         should_stop=stop,
         resume_from=resume_from,
         allow_list=allow_list,
@@ -300,9 +298,6 @@ def serve(
     transport: Transport | None = None,
 ) -> dict[str, int]:
     """Run a host agent until SIGTERM (returns) or Ctrl-C (raises)."""
-    # A world computes without pause; at the default of 5 ms the network's thread would wait that
-    # long for each message, and a poll round takes several.
-    sys.setswitchinterval(SWITCH_INTERVAL_S)
     agent = HostAgent(
         fleet=connection.fleet,
         host=host,
@@ -315,6 +310,7 @@ def serve(
         guard=guard,
     )
     agent.open()
+    settle()
     stop = StopFlag()
     try:
         agent.run(stop)

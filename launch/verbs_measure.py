@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import msgspec
 import typer
 
+from kofn.controller.core.errors import InputError
 from kofn.launch import options
 from kofn.launch.output import emit
 
@@ -75,13 +76,26 @@ def sweep(
 
 
 def bench(
-    suite: Annotated[str, typer.Argument(help="What to measure: core, sim, or bias.")],
+    suite: Annotated[str, typer.Argument(help="What to measure: core, sim, link, bias.")],
     quick: Annotated[bool, typer.Option("--quick", help="Small sizes only.")] = False,
+    broker: Annotated[str, typer.Option(help="link: auto, mosquitto or amqtt.")] = "auto",
+    soak: Annotated[
+        float | None,
+        typer.Option(help="link: hold a period of 50 ms for so many seconds, watch memory."),
+    ] = None,
+    out: Annotated[Path, typer.Option(help="link --soak: folder for figure and series.")] = Path(
+        "runs/soak"
+    ),
     json: options.Json = False,
 ) -> None:
-    """Measure speed (core, sim), or what missing answers do to an estimate (bias)."""
+    """Measure speed (core, sim), the wire (link), or what missing answers do (bias)."""
     from kofn.launch import benching
 
+    if suite == "link":
+        _bench_link(quick=quick, broker=broker, soak_s=soak, out=out, as_json=json)
+        return
+    if soak is not None:
+        raise InputError(f"--soak belongs to the suite link, not to {suite}")
     if suite == "bias":
         scores = benching.bias(steps=benching.BIAS_STEPS_QUICK if quick else benching.BIAS_STEPS)
         result = {"suite": suite, "rows": [score._asdict() for score in scores]}
@@ -100,3 +114,30 @@ def bench(
     machine = benching.machine()
     result = {"suite": suite, "machine": machine, "rows": msgspec.to_builtins(rows)}
     emit(result, [machine, *benching.table(rows)], as_json=json)
+
+
+def _bench_link(
+    *, quick: bool, broker: str, soak_s: float | None, out: Path, as_json: bool
+) -> None:
+    """Measure the wire."""
+    from kofn.launch import benching, link_bench, link_soak
+    from kofn.launch.output import Progress
+
+    machine = benching.machine()
+    if soak_s is not None:
+        if not 2 <= soak_s <= 1e6:
+            raise InputError(f"--soak {soak_s:g} must lie in 2..1000000 s")
+        n, k, hosts = (200, 20, 2) if quick else (10_000, 100, 10)
+        with Progress("bench link --soak", total=round(soak_s / 0.05)) as progress:
+            report = link_soak.soak(
+                soak_s, n=n, k=k, hosts=hosts, broker=broker, out=out, progress=progress.update
+            )
+        table = msgspec.to_builtins(report)
+        lines = [machine, *(f"{name:24s} {value}" for name, value in table.items())]
+        emit({"suite": "link", "machine": machine, "soak": table}, lines, as_json=as_json)
+        return
+    cases = link_bench.QUICK if quick else link_bench.CASES
+    with Progress("bench link", total=len(cases)) as progress:
+        rows = link_bench.measure(cases, broker=broker, progress=progress.update)
+    result = {"suite": "link", "machine": machine, "rows": msgspec.to_builtins(rows)}
+    emit(result, [machine, *link_bench.table(rows)], as_json=as_json)

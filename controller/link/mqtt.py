@@ -27,6 +27,7 @@ from paho.mqtt.reasoncodes import ReasonCode
 from kofn.controller.core.errors import RunError
 from kofn.controller.link.address import parse_url
 from kofn.controller.link.clock import Clock
+from kofn.controller.link.direct_client import DirectClient
 from kofn.controller.link.inbox import Inbox
 from kofn.controller.link.tls import TlsFiles, check_access, make_context
 from kofn.controller.link.transport import Inbound, Outbound, Session
@@ -146,7 +147,11 @@ class MqttTransport:
         if client is None or not self.connected:
             self._unsent += 1
             return False
-        if client.publish(topic, payload, qos, retain).rc != MQTTErrorCode.MQTT_ERR_SUCCESS:
+        if qos == 0 and not retain and isinstance(client, DirectClient):
+            sent = client.send(topic, payload)
+        else:
+            sent = client.publish(topic, payload, qos, retain).rc == MQTTErrorCode.MQTT_ERR_SUCCESS
+        if not sent:
             self._unsent += 1
             return False
         self._sent += 1
@@ -227,7 +232,8 @@ class MqttTransport:
 
     def _make_client(self, version: MQTTProtocolVersion, session: Session) -> Client:
         shared = not self._named and session.fleet  # nothing but the id keeps fleets apart
-        client = Client(
+        kind = Client if self._tls is not None else DirectClient
+        client = kind(
             CallbackAPIVersion.VERSION2,
             client_id=f"{session.fleet}.{session.client_id}" if shared else session.client_id,
             protocol=version,

@@ -1,0 +1,324 @@
+# SPDX-License-Identifier: MIT
+"""The far end of `kofn bench link`: a process with one host, or with many hosts of one robot.
+
+The host agent, its messages and its connection are the real ones; only the robots are made of
+nothing: each hops to a zone of its own choice at the end of its option. A process of many hosts (a
+fleet with one connection per robot) serves all its connections in one thread, because thousands of
+threads would measure the operating system.
+
+Run as `python -m kofn.launch.link_host`, with a `HostSpec` as JSON on stdin; stops at SIGTERM and
+writes a `HostReport` as JSON to stdout.
+"""
+
+import selectors
+import sys
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+from paho.mqtt.client import Client, MQTTMessage
+from paho.mqtt.enums import CallbackAPIVersion, MQTTErrorCode, MQTTProtocolVersion
+
+from kofn.controller.core.errors import RunError
+from kofn.controller.link.address import parse_url
+from kofn.controller.link.clock import MonotonicClock
+from kofn.controller.link.messages import Pace, Step
+from kofn.controller.link.mqtt import MqttTransport, Protocol
+from kofn.controller.link.transport import Inbound, Outbound, Session
+from kofn.hardware.agent import HostAgent
+from kofn.hardware.driver import Reading
+from kofn.launch.settling import settle
+from kofn.launch.signals import StopFlag
+
+ZONES, ACTIONS = 5, 3
+RSS_EVERY_S = 1.0
+
+
+class HostSpec(msgspec.Struct, frozen=True, kw_only=True):
+    """What one process is to be: (name, robots, password) of its hosts, and how to connect."""
+
+    url: str
+    protocol: Protocol
+    fleet: str
+    hosts: list[tuple[str, int, str]]
+    period_s: float
+    one_thread: bool = False
+
+
+class HostReport(msgspec.Struct, frozen=True, kw_only=True):
+    """What one process saw.
+
+    Attributes
+    ----------
+    steps
+        (t, monotonic seconds at which it came) of each step taken; of the last host to take it.
+    rss
+        (monotonic seconds, resident MB), once a second.
+    counters
+        Of all its hosts together.
+    """
+
+    steps: list[tuple[int, float]]
+    rss: list[tuple[float, float]]
+    counters: dict[str, int]
+
+
+class HopBank:
+    """Robots without a world: a new zone at the end of each option.
+
+    Parameters
+    ----------
+    robots
+        Names.
+    period_s
+        Length of an option; 0 ends it at once.
+    clock
+        Real time.
+    """
+
+    n_zones, n_actions = ZONES, ACTIONS
+    pace: Pace = "realtime"
+
+    def __init__(self, robots: Sequence[str], period_s: float, clock: MonotonicClock) -> None:
+        self.robots = tuple(robots)
+        self.option_s = period_s
+        self._clock = clock
+        self._zones = np.arange(len(robots), dtype=np.int64) % ZONES
+        self._up = np.ones(len(robots), dtype=np.bool_)
+        self._until_s: float | None = None
+
+    def open(self) -> None:
+        """Nothing is there to be opened."""
+
+    def read(self) -> Reading:
+        """Return zones; robots whose option is nearly over have hopped."""
+        return Reading(self._zones, self._up, self._clock.now())
+
+    def apply(self, actions: npt.NDArray[np.int64]) -> None:
+        """Start an option; action 0 stays, 1 and 2 hop one zone on or back."""
+        moves = np.where(actions == 2, -1, actions)
+        self._zones = (self._zones + np.maximum(moves, -1)) % ZONES
+        self._until_s = self._clock.now() + self.option_s
+
+    def advance(self) -> bool:
+        """Say whether the option is under way."""
+        if self._until_s is not None and self._clock.now() >= self._until_s:
+            self._until_s = None
+        return self._until_s is not None
+
+    def hold(self) -> None:
+        """End the option."""
+        self._until_s = None
+
+    def close(self) -> None:
+        """End the option."""
+        self._until_s = None
+
+
+class BenchAgent(HostAgent):
+    """A host agent that notes when steps came."""
+
+    steps: dict[int, float]
+
+    def _take(self, step: Step, received_s: float) -> None:
+        self.steps[step.t] = max(received_s, self.steps.get(step.t, 0.0))
+        super()._take(step, received_s)
+
+
+class PooledTransport:
+    """One of many connections that one thread serves; enough of a `Transport` for a benchmark."""
+
+    def __init__(self, spec: HostSpec, user: str, password: str) -> None:
+        version = MQTTProtocolVersion.MQTTv311 if spec.protocol == "3.1.1" else None
+        self._client = Client(
+            CallbackAPIVersion.VERSION2,
+            client_id=user,
+            protocol=version or MQTTProtocolVersion.MQTTv5,
+        )
+        self._client.username_pw_set(user, password)
+        self._address = parse_url(spec.url)
+        self._granted = False
+        self.agent: HostAgent | None = None
+        self.connected = False
+        self.statistics: dict[str, int] = {}
+
+    def open(self, session: Session, timeout_s: float = 10.0) -> None:
+        """Connect, subscribe, announce."""
+        client = self._client
+
+        def on_subscribe(*_: Any) -> None:
+            self._granted = True
+
+        client.on_message = self._on_message
+        client.on_subscribe = on_subscribe
+        will = session.will(1)
+        if will is not None:
+            client.will_set(will.topic, will.payload, will.qos, will.retain)
+        client.connect(*self._address.tcp, keepalive=60)
+        deadline_s = time.monotonic() + timeout_s
+        subscribed = False
+        while not self._granted:
+            if time.monotonic() > deadline_s:
+                raise RunError(f"a connection was not up within {timeout_s:g} s")
+            client.loop(0.05)
+            if client.is_connected() and not subscribed:
+                subscribed = True
+                client.subscribe([(topic, qos) for topic, qos in session.filters])
+        import socket
+
+        client.socket().setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # type: ignore[union-attr]
+        self.connected = True
+        for message in session.birth(1):
+            self.publish(message.topic, message.payload, qos=message.qos, retain=message.retain)
+
+    def publish(self, topic: str, payload: bytes, *, qos: int = 0, retain: bool = False) -> bool:
+        """Send."""
+        return (
+            self._client.publish(topic, payload, qos, retain).rc == MQTTErrorCode.MQTT_ERR_SUCCESS
+        )
+
+    def receive(self, timeout_s: float) -> Inbound | None:  # noqa: ARG002
+        """Nothing: messages go to the agent."""
+        return None
+
+    def close(self, farewell: Sequence[Outbound] = ()) -> None:
+        """Disconnect."""
+        for message in farewell:
+            self.publish(message.topic, message.payload, qos=message.qos, retain=message.retain)
+        self._client.disconnect()
+
+    @property
+    def socket(self) -> Any:
+        """The connection."""
+        return self._client.socket()
+
+    def read(self) -> None:
+        """Take in what has come."""
+        self._client.loop_read()
+        self._client.loop_write()
+
+    def keep_alive(self) -> None:
+        """Send a ping if it is time."""
+        self._client.loop_misc()
+
+    def _on_message(self, _: Client, __: Any, message: MQTTMessage) -> None:
+        if self.agent is not None:
+            payload = bytes(message.payload)
+            self.agent.on_message(Inbound(message.topic, payload, message.retain, time.monotonic()))
+
+
+def rss_mb() -> float:
+    """Resident memory of this process, MB; 0 where /proc is not there."""
+    try:
+        with open("/proc/self/statm", encoding="ascii") as file:  # noqa: PTH123  once a second
+            return int(file.read().split()[1]) * 4096 / 1e6
+    except OSError:
+        return 0.0
+
+
+class RssLog:
+    """Resident memory, once a second."""
+
+    def __init__(self) -> None:
+        self.rows: list[tuple[float, float]] = []
+        self._next_s = 0.0
+
+    def look(self) -> None:
+        """Note it if it is time."""
+        now_s = time.monotonic()
+        if now_s >= self._next_s:
+            self._next_s = now_s + RSS_EVERY_S
+            self.rows.append((round(now_s, 2), round(rss_mb(), 2)))
+
+
+def main() -> None:
+    """Take part until SIGTERM."""
+    spec = msgspec.json.decode(sys.stdin.buffer.readline(), type=HostSpec)
+    stop, rss = StopFlag(), RssLog()
+    steps: dict[int, float] = {}
+    agents = (
+        _serve_many(spec, steps, stop, rss)
+        if spec.one_thread
+        else [_serve_one(spec, steps, stop, rss)]
+    )
+    counters: dict[str, int] = {}
+    for agent in agents:
+        for name, count in agent.counters.items():
+            counters[name] = counters.get(name, 0) + count
+    report = HostReport(steps=sorted(steps.items()), rss=rss.rows, counters=counters)
+    sys.stdout.buffer.write(msgspec.json.encode(report))
+
+
+def _serve_one(spec: HostSpec, steps: dict[int, float], stop: StopFlag, rss: RssLog) -> HostAgent:
+    ((name, robots, password),) = spec.hosts
+    clock = MonotonicClock()
+    transport = MqttTransport(
+        spec.url, clock, username=name, password=password, protocol=spec.protocol
+    )
+    agent = _agent(spec, name, robots, spec.period_s, transport, clock, steps)
+    agent.open(30.0)
+    settle()
+
+    def should_stop() -> bool:
+        rss.look()
+        return stop()
+
+    try:
+        agent.run(should_stop)
+    finally:
+        agent.close()
+    return agent
+
+
+def _agent(
+    spec: HostSpec,
+    name: str,
+    robots: int,
+    period_s: float,
+    transport: Any,
+    clock: MonotonicClock,
+    steps: dict[int, float],
+) -> BenchAgent:
+    names = [f"{name}.r{i}" for i in range(robots)]
+    bank = HopBank(names, period_s, clock)
+    agent = BenchAgent(
+        fleet=spec.fleet, host=name, bank=bank, transport=transport, clock=clock, seed=0
+    )
+    agent.steps = steps
+    return agent
+
+
+def _serve_many(
+    spec: HostSpec, steps: dict[int, float], stop: StopFlag, rss: RssLog
+) -> list[HostAgent]:
+    clock = MonotonicClock()
+    selector = selectors.DefaultSelector()
+    served: list[tuple[PooledTransport, BenchAgent]] = []
+    for name, robots, password in spec.hosts:
+        transport = PooledTransport(spec, name, password)
+        agent = _agent(spec, name, robots, 0.0, transport, clock, steps)
+        agent.open(30.0)
+        transport.agent = agent
+        selector.register(transport.socket, selectors.EVENT_READ, transport)
+        served.append((transport, agent))
+    settle()
+    due_s = 0.0
+    while not stop():
+        for key, _ in selector.select(0.2):
+            key.data.read()
+        if time.monotonic() >= due_s:  # timers of robots that stand still are not urgent
+            due_s = time.monotonic() + 1.0
+            rss.look()
+            for transport, agent in served:
+                transport.keep_alive()
+                agent.on_time()
+    for _, agent in served:
+        agent.close()
+    return [agent for _, agent in served]
+
+
+if __name__ == "__main__":
+    main()

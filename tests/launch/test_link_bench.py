@@ -1,0 +1,73 @@
+# SPDX-License-Identifier: MIT
+"""`kofn bench link`, at sizes that say nothing of speed."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+from kofn_process import Kofn
+
+from kofn.launch.link_bench import Case, measure, play
+from kofn.launch.link_soak import growth_mb_h, soak
+
+pytestmark = [
+    pytest.mark.broker,
+    pytest.mark.skipif(shutil.which("mosquitto") is None, reason="mosquitto is not on PATH"),
+]
+
+
+def test_rows_hold_what_scripts_read_and_ratios_against_their_peers() -> None:
+    cases = [
+        Case(n=6, k=3, hosts=6, rounds=10, period_s=0.1, warm_up=3),
+        Case(n=6, k=3, hosts=2, batched=False, rounds=10, period_s=0.1, warm_up=3),
+        Case(n=6, k=3, hosts=2, rounds=10, period_s=0.1, warm_up=3),
+    ]
+    rows = measure(cases, progress=lambda *_: None)
+    assert [(row.n, row.k, row.hosts, row.batched) for row in rows] == [
+        (6, 3, 6, True),
+        (6, 3, 2, False),
+        (6, 3, 2, True),
+    ]
+    assert rows[2].poll_ratio == 1.0
+    for row in rows:
+        assert row.broker == "mosquitto"
+        assert row.rounds == 10
+        assert 0 < row.poll_p50_ms <= row.poll_p99_ms
+        assert 0 < row.broadcast_p50_ms <= row.broadcast_p99_ms
+        assert row.poll_ratio is not None
+
+
+def test_a_batched_round_takes_one_message_for_each_host_and_one_answer_for_each_robot() -> None:
+    settings = {"poll_ttl_s": 5.0}
+    outcome = play(Case(n=12, k=12, hosts=2, rounds=5, period_s=0.1, warm_up=3), settings=settings)
+    steps = 5 + 3
+    assert outcome.summary.poll_messages == 2 * steps
+    assert outcome.summary.replies_used == 12 * steps
+    assert outcome.taken_by_all == steps
+    assert sum(report.counters["polls_answered"] for report in outcome.reports) >= 2 * 5
+
+
+def test_soak_counts_missed_ticks_and_draws_the_memory_of_all_processes(tmp_path: Path) -> None:
+    report = soak(3.0, n=8, k=4, hosts=2, period_s=0.1, out=tmp_path)
+    assert report.steps == 30
+    assert 0 <= report.missed_share <= 1
+    assert report.all_hosts_share > 0.5
+    assert (tmp_path / "soak.png").read_bytes().startswith(b"\x89PNG")
+    series = json.loads((tmp_path / "soak.json").read_text())["rss_mb"]
+    assert len(series["hosts"]) == 2
+    assert all(len(host) >= 2 for host in series["hosts"])
+    assert report.controller_rss_mb > 10
+
+
+def test_growth_is_the_slope_of_the_second_half() -> None:
+    steady = [(float(s), 50.0) for s in range(100)]
+    filling = [(float(s), min(s, 40.0)) for s in range(100)]
+    leaking = [(float(s), 50 + 0.01 * s) for s in range(100)]
+    assert growth_mb_h(steady) == growth_mb_h(filling) == 0.0
+    assert growth_mb_h(leaking) == pytest.approx(36.0)
+
+
+def test_soak_of_another_suite_is_refused(kofn: Kofn) -> None:
+    done = kofn.run("bench", "core", "--soak", "5")
+    assert (done.returncode, "--soak belongs to the suite link" in done.stderr) == (2, True)
