@@ -14,11 +14,13 @@ import json
 import os
 import re
 import shutil
+import signal
 import socket
 import subprocess
 import sys
 import tempfile
 import time
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -115,8 +117,8 @@ def run_on_flower(
     with tempfile.TemporaryDirectory(prefix="kofn-fed-") as folder:
         home = Path(folder)
         environment = child_environment(home)
-        with Supervisor(out, environment=environment) as supervisor:
-            link = _start_superlink(supervisor, home, environment)
+        with ExitStack() as ending, Supervisor(out, environment=environment) as supervisor:
+            link = _start_superlink(supervisor, home, environment, ending)
             flwr = _Flwr(environment, out)
             (home / "settings.toml").write_text(tomli_w.dumps(dict(settings)))
             started = flwr.ask(
@@ -141,7 +143,9 @@ def _program(name: str, environment: dict[str, str]) -> str:
     return found
 
 
-def _start_superlink(supervisor: Supervisor, home: Path, environment: dict[str, str]) -> Child:
+def _start_superlink(
+    supervisor: Supervisor, home: Path, environment: dict[str, str], ending: ExitStack
+) -> Child:
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     address = f"127.0.0.1:{port}"
@@ -155,6 +159,7 @@ def _start_superlink(supervisor: Supervisor, home: Path, environment: dict[str, 
             *("--host", "127.0.0.1", "--port", str(port)),
         ],
     )
+    ending.callback(_end_group, link.process.pid)
     until = time.monotonic() + START_S
     while not _healthy(port):
         if link.process.poll() is not None:
@@ -163,6 +168,12 @@ def _start_superlink(supervisor: Supervisor, home: Path, environment: dict[str, 
             raise RunError(f"Flower's SuperLink did not answer within {START_S:g} s")
         time.sleep(0.1)
     return link
+
+
+def _end_group(leader: int) -> None:
+    """End what a child in a session of its own left behind: ray's agents outlive a broken run."""
+    with suppress(ProcessLookupError):
+        os.killpg(leader, signal.SIGKILL)
 
 
 def _healthy(port: int) -> bool:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 from flwr.app import Message, RecordDict
 
-from kofn.controller.core.errors import InputError
+from kofn.controller.core.errors import InputError, RunError
 from kofn.fed.flower import wire
 from kofn.fed.flower.collecting import Clock, collect
 
@@ -65,6 +65,27 @@ class Names:
         self._looks += 1
         named = {self._name[i]: i for i in ids if i in self._name}
         return {name: named[name] for name in sorted(named) if self._id[name] == named[name]}
+
+    def wait_for(self, grid: Grid, count: int, *, timeout_s: float) -> None:
+        """Wait until so many clients are online and named.
+
+        Raises
+        ------
+        RunError
+            They are not in time.
+        """
+        until = self._clock.monotonic() + timeout_s
+        while True:
+            here = len(list(grid.get_node_ids()))
+            if here >= count:
+                here = len(self.online(grid))
+                if here >= count:
+                    return
+            if self._clock.monotonic() >= until:
+                raise RunError(
+                    f"after {timeout_s:g} s {here} clients are online, but {count} are waited for"
+                )
+            self._clock.sleep(1.0)
 
     def name(self, node_id: int) -> str:
         """Return the name of a node; a made-up one if it has none."""

@@ -22,21 +22,21 @@ from flwr.serverapp.exception import AggregationError, InconsistentMessageReplie
 from flwr.serverapp.strategy import Strategy
 
 from kofn.controller.core.errors import InputError, RunError
-from kofn.fed.clock import Passed
 from kofn.fed.flower import wire
 from kofn.fed.flower.collecting import Clock, RealClock, Reply, collect
 from kofn.fed.flower.grid_view import GridView
 from kofn.fed.flower.inner import check_inner, least_evaluation_nodes, least_nodes, setting
 from kofn.fed.flower.names import Names
+from kofn.fed.flower.polling import poll
 from kofn.fed.flower.round_log import RoundLog, RoundRecord
-from kofn.fed.flower.timekeeping import Measured, Timekeeper
-from kofn.fed.flower.updates import Shapes, Told, n_bytes, shapes, sort_out, told
-from kofn.fed.selectors import EPOCHS, Outcome, PollRequest, Selection, Selector, make_selector
+from kofn.fed.flower.timekeeping import Measured, Timekeeper, seen
+from kofn.fed.flower.updates import Shapes, Told, n_bytes, outcome, shapes, sort_out, told
+from kofn.fed.selectors import EPOCHS, Selection, Selector, make_selector
 from kofn.fed.status import FIVE, Bins, Intake
 from kofn.fed.streams import stream
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import Callable, Iterable
     from pathlib import Path
 
     from flwr.app import ArrayRecord, MetricRecord
@@ -160,7 +160,7 @@ class SelectedStrategy(Strategy):
             When too few clients come online in time.
         """
         try:
-            self._wait(grid)
+            self._names.wait_for(grid, self._wait_for, timeout_s=self._wait_s)
             return super().start(
                 _Deadlines(grid, self),
                 initial_arrays,
@@ -187,7 +187,19 @@ class SelectedStrategy(Strategy):
             self.selector.register(new)
         online = self.timekeeper.online(list(self._ids))
         request = self.selector.wants(server_round, online, stream(self.seed, "w", server_round))
-        self._poll(request, server_round, arrays, grid, set(online))
+        statuses = poll(
+            grid,
+            request,
+            {name: self._ids[name] for name in online},
+            arrays,
+            record,
+            model_bytes=self._model_bytes,
+            intake=self.intake,
+            timekeeper=self.timekeeper,
+            timeout_s=self._poll_timeout_s,
+            clock=self._clock,
+        )
+        self.selector.observe(server_round, statuses)
         online = self.timekeeper.online(list(self._ids))
         record.online = len(online)
         selection = self.selector.select(
@@ -283,71 +295,6 @@ class SelectedStrategy(Strategy):
         self._replies = {reply.message.metadata.reply_to_message_id: reply for reply in replies}
         return [reply.message for reply in replies]
 
-    def _wait(self, grid: Grid) -> None:
-        """Wait until enough clients are online."""
-        until = self._clock.monotonic() + self._wait_s
-        while len(self._ids) < self._wait_for:
-            count = len(list(grid.get_node_ids()))
-            if count >= self._wait_for:
-                self._ids = self._names.online(grid)
-                if len(self._ids) >= self._wait_for:
-                    return
-            if self._clock.monotonic() >= until:
-                raise RunError(
-                    f"after {self._wait_s:g} s {len(self._ids) or count} clients are online, "
-                    f"but {self._wait_for} are waited for"
-                )
-            self._clock.sleep(min(1.0, self._wait_s))
-
-    def _poll(
-        self,
-        request: PollRequest,
-        server_round: int,
-        arrays: ArrayRecord,
-        grid: Grid,
-        online: set[str],
-    ) -> None:
-        record = self._record
-        asked = [name for name in request.clients if name in online]
-        began = self._clock.monotonic()
-        record.what = request.what
-        if request.what == "nothing" or not request.clients:
-            self.selector.observe(server_round, [])
-            return
-        content = wire.pack_poll(request, server_round, arrays)
-        messages = [Message(content, self._ids[name], wire.STATUS) for name in asked]
-        record.polled = asked
-        replies = collect(grid, messages, timeout_s=self._poll_timeout_s, clock=self._clock)
-        took = self._clock.monotonic() - began
-        came = {
-            self._names.name(reply.node_id): reply
-            for reply in replies
-            if not reply.message.has_error()
-        }
-        seen = _passed(
-            asked,
-            {name: reply.seconds for name, reply in came.items()},
-            took,
-            down=len(asked) * wire.size(content),
-            up=sum(wire.size(reply.message.content) for reply in came.values()),
-        )
-        passed = self.timekeeper.poll(
-            request, seen, server_round=server_round, model_bytes=self._model_bytes
-        )
-        before = self.intake.dropped.total()
-        statuses = [
-            self.intake.take(name, wire.read_status(came[name].message.content))
-            for name in passed.arrived
-            if name in came
-        ]
-        good = [status for status in statuses if status is not None]
-        record.status_dropped = self.intake.dropped.total() - before
-        if request.what == "status":
-            record.bins = {status.name: status.bin for status in good}
-        record.poll_s = passed.seconds
-        record.bytes_poll_down, record.bytes_poll_up = passed.down, passed.up
-        self.selector.observe(server_round, good)
-
     def _check(self, selection: Selection, online: list[str]) -> None:
         chosen = selection.clients
         if len(set(chosen)) < len(chosen):
@@ -390,8 +337,8 @@ class SelectedStrategy(Strategy):
         good, record.failed = sort_out(named, weight_key=self._weight_key, sent=self._sent)
         says = {name: told(reply, self._weight_key) for name, reply in good.items()}
         epochs = {name: self._epochs_of(name, says.get(name)) for name in selection.clients}
-        seen = _passed(
-            list(selection.clients),
+        observed = seen(
+            selection.clients,
             {name: came[name] for name in good},
             took,
             down=record.bytes_model_down,
@@ -399,7 +346,7 @@ class SelectedStrategy(Strategy):
         )
         passed = self.timekeeper.train(
             selection,
-            seen,
+            observed,
             epochs=epochs,
             server_round=server_round,
             model_bytes=self._model_bytes,
@@ -413,7 +360,7 @@ class SelectedStrategy(Strategy):
         self.selector.update(
             server_round,
             [
-                _outcome(name, seconds[name], says[name] if name in arrived else None, epochs[name])
+                outcome(name, seconds[name], says[name] if name in arrived else None, epochs[name])
                 for name in selection.clients
             ],
         )
@@ -447,31 +394,3 @@ class _Deadlines(GridView):
         if messages and messages[0].metadata.message_type.split(".")[0] == "train":
             return self._strategy.collect_training(self._grid, messages)
         return self._grid.send_and_receive(messages, timeout=timeout)
-
-
-def _passed(
-    names: list[str], came: Mapping[str, float], took: float, *, down: int, up: int
-) -> Passed:
-    """Return what a server saw that waited `took` seconds for the named clients."""
-    arrived = dict(sorted(came.items(), key=lambda pair: (pair[1], pair[0])))
-    waited = {name: took for name in names if name not in arrived}
-    return Passed(arrived, waited, took, down, up)
-
-
-def _outcome(name: str, seconds: float, says: Told | None, epochs: int) -> Outcome:
-    """Return what the selector is told of a chosen client; `says` is None if it did not arrive."""
-    if says is None:
-        return Outcome(
-            name=name, duration_s=seconds, loss=None, samples=0, arrived=False, epochs=epochs
-        )
-    return Outcome(
-        name=name,
-        duration_s=seconds,
-        loss=says.loss,
-        samples=says.samples,
-        arrived=True,
-        loss_rms=says.loss_rms,
-        accuracy=says.accuracy,
-        epochs=epochs,
-        bin=says.bin,
-    )

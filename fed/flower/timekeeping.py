@@ -9,10 +9,12 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING, Protocol
 
+from kofn.fed.clock import Passed
+
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from kofn.fed.clock import EventClock, Passed
+    from kofn.fed.clock import EventClock
     from kofn.fed.flower.collecting import Clock
     from kofn.fed.selectors import PollRequest, Selection
 
@@ -168,3 +170,12 @@ class Simulated:
             deadline_s=min(selection.deadline_s or limit, limit),
             keep=selection.keep,
         )
+
+
+def seen(
+    names: Sequence[str], came: Mapping[str, float], took: float, *, down: int, up: int
+) -> Passed:
+    """Return what a server saw that waited `took` seconds for the named clients."""
+    arrived = dict(sorted(came.items(), key=lambda pair: (pair[1], pair[0])))
+    waited = {name: took for name in names if name not in arrived}
+    return Passed(arrived, waited, took, down, up)

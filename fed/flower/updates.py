@@ -18,6 +18,7 @@ from flwr.app import ConfigRecord
 
 from kofn.fed.flower import wire
 from kofn.fed.flower.clients import LOSS_KEYS
+from kofn.fed.selectors import Outcome
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -95,6 +96,25 @@ def told(message: Message, weight_key: str) -> Told:
         accuracy=_number(metrics, "accuracy"),
         epochs=epochs if isinstance(epochs, int) and 0 < epochs <= 10_000 else None,
         bin=bin_ if isinstance(bin_, int) and not isinstance(bin_, bool) else None,
+    )
+
+
+def outcome(name: str, seconds: float, says: Told | None, epochs: int) -> Outcome:
+    """Return what the selector is told of a chosen client; `says` is None if it did not arrive."""
+    if says is None:
+        return Outcome(
+            name=name, duration_s=seconds, loss=None, samples=0, arrived=False, epochs=epochs
+        )
+    return Outcome(
+        name=name,
+        duration_s=seconds,
+        loss=says.loss,
+        samples=says.samples,
+        arrived=True,
+        loss_rms=says.loss_rms,
+        accuracy=says.accuracy,
+        epochs=epochs,
+        bin=says.bin,
     )
 
 

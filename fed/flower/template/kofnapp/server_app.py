@@ -25,6 +25,10 @@ app = ServerApp()
 
 STRATEGIES: dict[str, type[Strategy]] = {"FedAvg": FedAvg, "FedAdam": FedAdam, "FedAvgM": FedAvgM}
 
+#: Rules whose status bins may be randomised, and those of them that learn a model as they go.
+CALLING = ("fixed-call", "myopic", "mean-field")
+LEARNING = ("myopic", "mean-field")
+
 
 @app.main()
 def main(grid: Grid, context: Context) -> None:
@@ -46,7 +50,7 @@ def main(grid: Grid, context: Context) -> None:
         )
     strategy = SelectedStrategy(
         inner_strategy(run),
-        make_selector(name, k=poll, bins=task.bins(run)),
+        make_selector(name, k=poll, **selector_settings(run)),
         train,
         seed=int(run["seed"]),
         bins=task.bins(run),
@@ -76,6 +80,17 @@ def main(grid: Grid, context: Context) -> None:
     ]
     if run["result"]:
         Path(str(run["result"])).write_text(json.dumps(summary(strategy, accuracies)))
+
+
+def selector_settings(run: UserConfig) -> dict[str, Any]:
+    """Return what the rule of these settings takes besides the number of clients to poll."""
+    settings: dict[str, Any] = {"bins": task.bins(run)}
+    if run["selector"] in CALLING:
+        settings["flip"] = float(run["flip"])
+    if run["selector"] in LEARNING and task.simulates(run):
+        # Real rounds never wait for a refit; simulated ones do, to depend on the seed alone.
+        settings["refit"] = "blocking"
+    return settings
 
 
 def inner_strategy(run: UserConfig) -> Strategy:
