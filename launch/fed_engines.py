@@ -14,13 +14,11 @@ import json
 import os
 import re
 import shutil
-import signal
 import socket
 import subprocess
 import sys
 import tempfile
 import time
-from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,6 +27,7 @@ import tomli_w
 
 from kofn.controller.core.errors import InputError, RunError
 from kofn.launch.loopback import bring_up_loopback
+from kofn.launch.orphans import no_orphans
 from kofn.launch.supervise import Child, Supervisor
 
 if TYPE_CHECKING:
@@ -117,8 +116,8 @@ def run_on_flower(
     with tempfile.TemporaryDirectory(prefix="kofn-fed-") as folder:
         home = Path(folder)
         environment = child_environment(home)
-        with ExitStack() as ending, Supervisor(out, environment=environment) as supervisor:
-            link = _start_superlink(supervisor, home, environment, ending)
+        with no_orphans(), Supervisor(out, environment=environment) as supervisor:
+            link = _start_superlink(supervisor, home, environment)
             flwr = _Flwr(environment, out)
             (home / "settings.toml").write_text(tomli_w.dumps(dict(settings)))
             started = flwr.ask(
@@ -143,9 +142,7 @@ def _program(name: str, environment: dict[str, str]) -> str:
     return found
 
 
-def _start_superlink(
-    supervisor: Supervisor, home: Path, environment: dict[str, str], ending: ExitStack
-) -> Child:
+def _start_superlink(supervisor: Supervisor, home: Path, environment: dict[str, str]) -> Child:
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     address = f"127.0.0.1:{port}"
@@ -159,7 +156,6 @@ def _start_superlink(
             *("--host", "127.0.0.1", "--port", str(port)),
         ],
     )
-    ending.callback(_end_group, link.process.pid)
     until = time.monotonic() + START_S
     while not _healthy(port):
         if link.process.poll() is not None:
@@ -168,12 +164,6 @@ def _start_superlink(
             raise RunError(f"Flower's SuperLink did not answer within {START_S:g} s")
         time.sleep(0.1)
     return link
-
-
-def _end_group(leader: int) -> None:
-    """End what a child in a session of its own left behind: ray's agents outlive a broken run."""
-    with suppress(ProcessLookupError):
-        os.killpg(leader, signal.SIGKILL)
 
 
 def _healthy(port: int) -> bool:

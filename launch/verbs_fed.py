@@ -43,7 +43,7 @@ def run(
         Path | None,
         typer.Argument(metavar="[APP]", help="A copy of the app template; default: the template."),
     ] = None,
-    selector: Annotated[str, typer.Option(help="Rule that chooses clients.")] = "random",
+    selector: Annotated[str, typer.Option(help="Rule that chooses clients.")] = "mean-field",
     clients: Annotated[int, typer.Option("--clients", "--n", help="Clients in all.")] = 100,
     poll: Annotated[int, typer.Option("--poll", "--k", help="Clients polled in a round.")] = 20,
     train: Annotated[int, typer.Option("--train", "--m", help="Clients trained in a round.")] = 10,

@@ -26,13 +26,25 @@ def play(out: Path, **settings: Any) -> dict[str, Any]:
     return found
 
 
-def test_flower_and_the_event_clock_simulator_play_the_same_run(tmp_path: Path) -> None:
-    seed, rounds = 11, 5
-    found = play(tmp_path, seed=seed, rounds=rounds, train=5)
+@pytest.mark.parametrize(
+    ("rule", "settings"),
+    [
+        ("random", {}),
+        ("oort", {}),
+        ("power-of-choice-batch", {"k": 10}),
+        ("fedcs", {"k": 10}),
+        ("mean-field", {"k": 10, "refit": "blocking"}),
+    ],
+)
+def test_flower_and_the_event_clock_simulator_play_the_same_run(
+    rule: str, settings: dict[str, Any], tmp_path: Path
+) -> None:
+    seed, rounds = 11, 12 if rule == "mean-field" else 4
+    found = play(tmp_path, seed=seed, rounds=rounds, train=5, poll=10, selector=rule)
     federation = Federation.make("digits", 100, "dirichlet:0.3", seed=seed)
     fleet = synthetic_devices(federation.names, TraceSettings(), seed=seed)
     run = simulate(
-        make_selector("random"),
+        make_selector(rule, **settings),
         federation,
         fleet,
         RunSettings(m=5, rounds=rounds, train=TrainSettings(epochs=5, batch=10, rate=0.05)),
@@ -48,7 +60,9 @@ def test_flower_and_the_event_clock_simulator_play_the_same_run(tmp_path: Path) 
 
 @pytest.mark.parametrize("strategy", ["FedAvg", "FedProx", "FedAdam", "FedAvgM"])
 def test_the_template_offers_strategies(strategy: str, tmp_path: Path) -> None:
-    found = play(tmp_path, strategy=strategy, rounds=2, clients=20, train=4, poll=8)
+    found = play(
+        tmp_path, selector="random", strategy=strategy, rounds=2, clients=20, train=4, poll=8
+    )
     assert len(found["accuracies"]) == 2
 
 
@@ -84,6 +98,7 @@ def test_traces_of_ones_own_decide_who_is_there(tmp_path: Path) -> None:
     online.write_text("client,t_on,t_off\n" + "".join(f"{name},0,1\n" for name in names[4:]))
     found = play(
         tmp_path,
+        selector="random",
         clients=8,
         train=4,
         poll=4,

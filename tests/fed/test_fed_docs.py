@@ -60,15 +60,15 @@ def test_a_newcomer_changes_at_most_ten_lines_and_clients_are_chosen(tmp_path: P
     for record in rounds:
         assert len(record.polled) == 4
         assert record.bins
-        assert len(record.chosen) == len(record.arrived) == 2
+        assert len(record.chosen) == 2
+        assert record.arrived
     weights = json.loads(re.findall(r"weights: (\[.*\])", after)[0])
     assert weights[-1] > 1.0
 
 
 def test_the_commands_of_the_page_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    blocks = re.findall(r"^```\n(.*?)^```", PAGE, re.DOTALL | re.MULTILINE)
-    lines = [line for block in blocks for line in block.splitlines() if line.startswith("kofn ")]
+    lines = [line for line in PAGE.splitlines() if line.startswith("kofn ")]
     assert len(lines) == 4
     for line in lines:
         assert kofn_run(shlex.split(line)[1:]) == 0
