@@ -52,16 +52,38 @@ def replay(
 
 
 def plot(
-    run: RunArgument,
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Run folders.")],
     video: Annotated[bool, typer.Option(help="Also draw the film.")] = True,
+    film: Annotated[
+        Path | None,
+        typer.Option(help="Only draw the runs side by side into this .mp4 or .gif."),
+    ] = None,
+    render: Annotated[
+        str | None, typer.Option(help="3d: also a picture in three dimensions, still.png.")
+    ] = None,
     json: options.Json = False,
 ) -> None:
-    """Draw the report and the film of a run folder again."""
+    """Draw the report and the film of run folders again; or several runs in one film."""
+    from kofn.launch.filming import compare
     from kofn.launch.fleet import draw
 
-    RunFolder(run)
-    written = [str(path) for path in draw(run, video=video)]
-    emit({"run_dir": str(run), "written": written}, written, as_json=json)
+    if render not in {None, "3d"}:
+        raise InputError(f"render {render!r} is not one of 3d")
+    for run in runs:
+        RunFolder(run)
+    written = []
+    if film is not None:
+        written.append(compare(runs, film))
+    else:
+        for run in runs:
+            written += draw(run, video=video)
+    if render is not None:
+        from kofn.sim.still import write_still
+
+        written += [write_still(run) for run in runs]
+    names = [str(path) for path in written]
+    where: dict[str, Any] = {"run_dir": str(runs[0])} if len(runs) == 1 else {}
+    emit({**where, "runs": [str(run) for run in runs], "written": names}, names, as_json=json)
 
 
 def _verify(run: Path, workers: int, *, as_json: bool) -> None:

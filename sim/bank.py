@@ -133,6 +133,7 @@ class WorldBank:
                     seed=self._seed,
                     backend=spec.backend,
                     versions=spec.versions,
+                    calibrated=getattr(self._world, "calibrated", None),
                 )
             )
         self._write_poses()

@@ -120,6 +120,8 @@ class BulletWorld(BodyWorld):
         PyBullet is not installed.
     """
 
+    calibrated = True
+
     def __init__(
         self,
         n: int,
@@ -170,13 +172,27 @@ class BulletWorld(BodyWorld):
         with quiet_stdout(), tempfile.TemporaryDirectory(prefix="kofn-") as folder:
             self._client = self._pb.connect(self._pb.GUI if self._gui else self._pb.DIRECT)
             self._configure()
+            if self._gui:
+                self._aim_window()
             self._build_arena()
             self._load_robots(Path(folder), spawn)
 
+    def _aim_window(self) -> None:
+        pb, client = self._pb, self._client
+        pb.configureDebugVisualizer(pb.COV_ENABLE_GUI, 0, physicsClientId=client)
+        pb.resetDebugVisualizerCamera(
+            2.2 * self.layout.reach_m, 0.0, -60.0, [0.0, 0.0, 0.0], physicsClientId=client
+        )
+
     def _move(self, v: FloatArray, w: FloatArray) -> None:
-        self._drive(v, w)
-        for _ in range(self._substeps):
-            self._pb.stepSimulation(physicsClientId=self._client)
+        try:
+            self._drive(v, w)
+            for _ in range(self._substeps):
+                self._pb.stepSimulation(physicsClientId=self._client)
+        except self._pb.error as error:
+            if not self._gui:
+                raise
+            raise RunError("the window of the simulation was closed") from error
 
     def _release(self) -> None:
         self._disconnect()

@@ -45,6 +45,8 @@ class KinematicWorld(BodyWorld):
         A value is out of range, or the robots do not fit.
     """
 
+    calibrated = False
+
     def __init__(
         self,
         n: int,

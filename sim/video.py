@@ -6,14 +6,17 @@ slower than the robots). MP4 through the encoder that imageio-ffmpeg brings; a G
 """
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from kofn.controller.core.errors import InputError
 from kofn.sim.film import Film
+
+Picture = npt.NDArray[np.uint8]
 
 _log = logging.getLogger(__name__)
 
@@ -59,7 +62,7 @@ def write_video(
         imageio are not installed, or the film could not be written.
     """
     try:
-        import imageio.v2 as imageio
+        import imageio.v2  # noqa: F401  said now, not after minutes of drawing
 
         from kofn.sim.draw import draw_frame
     except ImportError as reason:
@@ -70,33 +73,47 @@ def write_video(
     except InputError as reason:
         _log.info("film=none reason=%s", reason)
         return None
+    encoder = has_ffmpeg()
+    speed = max(1.0, film.duration_s / film_s)
+    times = frame_times(film.duration_s, speed, FPS if encoder else GIF_FPS)
+    scene = film.scene(title or folder.name, sorted(set(times)), speed)
+    pictures = (np.asarray(draw_frame(scene, film.at(time_s))) for time_s in times)
+    return encode(folder / ("video.mp4" if encoder else "video.gif"), pictures)
+
+
+def frame_times(duration_s: float, speed: float, fps: int) -> list[float]:
+    """Film times of the pictures of a film; the last one stands for a while."""
+    # The last picture belongs to the last step, not to one that never came.
+    count = max(2, round(duration_s / speed * fps))
+    times: list[float] = np.linspace(0.0, duration_s - 1e-6, count).tolist()
+    return times + [times[-1]] * round(TAIL_S * fps)
+
+
+def encode(path: Path, pictures: Iterable[Picture]) -> Path | None:
+    """Write pictures (height, width, 3) as MP4, or as a smaller GIF by the name's ending.
+
+    None, and a line in the log, when it cannot be written: a film is an extra, and a full disk or a
+    broken encoder must not fail a run.
+    """
+    import imageio.v2 as imageio
+
+    gif = path.suffix == ".gif"
     # Any: imageio's writers are typed by a base class without their methods.
     open_writer: Any = imageio.get_writer
-    encoder = _has_ffmpeg()
-    fps = FPS if encoder else GIF_FPS
-    speed = max(1.0, film.duration_s / film_s)
-    # The last picture belongs to the last step, not to one that never came.
-    times = np.linspace(
-        0.0, film.duration_s - 1e-6, max(2, round(film.duration_s / speed * fps))
-    ).tolist()
-    scene = film.scene(title or folder.name, times, speed)
-    times += [times[-1]] * round(TAIL_S * fps)
-    pictures = (np.asarray(draw_frame(scene, film.at(time_s))) for time_s in times)
-    path = folder / ("video.mp4" if encoder else "video.gif")
-    options = _MP4 | {"fps": fps} if encoder else _GIF | {"duration": 1000 / fps}
+    options = _GIF | {"duration": 1000 / GIF_FPS} if gif else _MP4 | {"fps": FPS}
     try:
         with open_writer(path, **options) as writer:
             for picture in pictures:
-                writer.append_data(picture if encoder else picture[::2, ::2])
+                writer.append_data(picture[::2, ::2] if gif else picture)
     except OSError as reason:
-        # A film is an extra: a full disk or a broken encoder must not fail the run.
         _log.warning("film=none reason=%s", reason)
         path.unlink(missing_ok=True)
         return None
     return path
 
 
-def _has_ffmpeg() -> bool:
+def has_ffmpeg() -> bool:
+    """Whether films can be MP4."""
     try:
         import imageio_ffmpeg
 

@@ -28,6 +28,7 @@ class Header(msgspec.Struct, frozen=True, kw_only=True, tag="header", tag_field=
 
     `arena` holds the settings of the arena; empty for robots without bodies. `robots` is empty
     where steps hold counts. `config` is what the host's world is built from, for `kofn replay`.
+    `calibrated` is False where moves succeed at other rates than those of wheeled robots.
     """
 
     host: str
@@ -38,6 +39,7 @@ class Header(msgspec.Struct, frozen=True, kw_only=True, tag="header", tag_field=
     backend: str
     versions: dict[str, str]
     config: dict[str, Any] = {}
+    calibrated: bool | None = None
 
 
 class StepTaken(msgspec.Struct, frozen=True, kw_only=True, tag="step", tag_field="row"):

@@ -72,6 +72,7 @@ def test_scenario_runs_from_the_broker_to_the_report(
     assert result["replies_used"] == 2 * scenario.k
     assert 0 <= result["mean_share_in_target_last10"] <= 1
     assert result["mean_reward"] is not None
+    assert ("calibrated" in result) == (name == "thousand")
     assert (kofn.home / result["run_dir"] / "report.png").exists()
 
 
@@ -95,6 +96,10 @@ def test_a_run_with_faults_replays_bit_by_bit_and_a_changed_command_is_noticed(
     assert first == kofn.json("replay", str(run), "--verify", "--workers", "2")
     assert first["exact"]
     assert [host["steps"] for host in first["hosts"]] == [3, 3]
+
+    film = kofn.json("plot", str(run), str(run), "--film", "both.gif", "--render", "3d")
+    assert [Path(name).name for name in film["written"]] == ["both.gif", "still.png", "still.png"]
+    assert (kofn.home / "both.gif").stat().st_size > 10_000
 
     changed = logs[0].read_text().splitlines(keepends=True)
     at = [i for i, line in enumerate(changed) if '"step"' in line][1]

@@ -193,3 +193,9 @@ def test_missing_pybullet_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setitem(sys.modules, "pybullet", None)
     with pytest.raises(RunError, match=r"kofn\[sim\].*3\.11"):
         load_pybullet()
+
+
+def test_a_window_without_a_display_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("DISPLAY", raising=False)
+    with pytest.raises(RunError, match=r"no display for a window: DISPLAY is not set"):
+        BulletWorld(2, gui=True)

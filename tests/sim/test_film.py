@@ -3,7 +3,9 @@
 
 import math
 import sys
+from collections.abc import Iterator
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +22,8 @@ pytest.importorskip("PIL", reason="needs kofn[sim]")
 from PIL import Image, ImageColor
 
 from kofn.sim import draw
+from kofn.sim.side_by_side import Panel, write_comparison
+from kofn.sim.still import write_still
 
 OPTION_S = 2.0
 LAYOUT = RingLayout()
@@ -221,10 +225,63 @@ def test_film_that_cannot_be_written_does_not_fail_the_run(
 def test_gif_is_written_where_there_is_no_encoder(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(video, "_has_ffmpeg", lambda: False)
+    monkeypatch.setattr(video, "has_ffmpeg", lambda: False)
     _write_host(tmp_path, "h0")
     path = video.write_video(tmp_path, film_s=2.0)
     assert path == tmp_path / "video.gif"
     with Image.open(path) as image:
         assert image.size == (640, 360)
         assert getattr(image, "n_frames", 1) >= 10
+
+
+def test_runs_side_by_side_share_one_clock_and_a_short_one_stands_at_its_end(
+    tmp_path: Path,
+) -> None:
+    for name, skip in (("long", frozenset[int]()), ("short", frozenset({1, 2}))):
+        _write_host(tmp_path / name, "h0", skip=skip)
+    panels = [Panel(tmp_path / name, name) for name in ("long", "short")]
+    path = write_comparison(panels, tmp_path / "both.gif", film_s=2.0)
+    assert path is not None
+    with Image.open(path) as film:
+        assert film.size == (960, 272)
+        frames = [np.asarray(film.convert("RGB")).astype(int) for _ in _seek(film)]
+    left, right = [[frame[:, side] for frame in frames] for side in (slice(480), slice(480, None))]
+    # A GIF's colours flicker a little from one picture to the next.
+    changes = [
+        sum(int((np.abs(a - b) > 64).sum()) > 20 for a, b in pairwise(half))
+        for half in (left, right)
+    ]
+    assert changes[0] > changes[1] > 0
+
+
+def _seek(film: Image.Image) -> Iterator[int]:
+    for i in range(getattr(film, "n_frames", 1)):
+        film.seek(i)
+        yield i
+
+
+@pytest.mark.parametrize(
+    ("count", "name", "sentence"),
+    [(0, "a.gif", "a film of 0 runs"), (1, "a.avi", "must end in .mp4 or .gif")],
+)
+def test_impossible_comparison_is_refused(
+    tmp_path: Path, count: int, name: str, sentence: str
+) -> None:
+    _write_host(tmp_path, "h0")
+    with pytest.raises(InputError, match=sentence):
+        write_comparison([Panel(tmp_path, "x")] * count, tmp_path / name)
+
+
+@pytest.mark.bullet
+def test_a_picture_in_three_dimensions_shows_the_target_and_needs_no_display(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("pybullet", reason="needs kofn[sim]")
+    monkeypatch.delenv("DISPLAY", raising=False)
+    _write_host(tmp_path, "h0")
+    with Image.open(write_still(tmp_path)) as image:
+        pixels = np.asarray(image.convert("RGB")).astype(int)
+    assert pixels.shape == (540, 960, 3)
+    green = (pixels[:, :, 1] > pixels[:, :, 0] + 20) & (pixels[:, :, 1] > pixels[:, :, 2] + 20)
+    # A fifth of the ring's floor, seen from the side.
+    assert 0.01 < green.mean() < 0.2
