@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING, TypeVar
 
-from flwr.serverapp.strategy import FedXgbCyclic, Strategy
+from flwr.serverapp.strategy import FedXgbBagging, FedXgbCyclic, Strategy
 
 from kofn.controller.core.errors import InputError
 
@@ -78,6 +78,11 @@ def least_evaluation_nodes(strategy: Strategy) -> int:
         return 0
     names = ("min_evaluate_nodes", "min_available_nodes")
     return max(getattr(layer, name, 0) for layer in layers(strategy) for name in names)
+
+
+def grows(strategy: Strategy) -> bool:
+    """Return whether updates have other shapes than the model: trees that clients add."""
+    return any(isinstance(layer, FedXgbBagging) for layer in layers(strategy))
 
 
 def setting(strategy: Strategy, name: str, default: Value) -> Value:

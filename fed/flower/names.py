@@ -48,6 +48,9 @@ class Names:
         # Node id -> the look at which it is asked again, and how many looks to skip then.
         self._again: dict[int, tuple[int, int]] = {}
         self._looks = 0
+        # The last answer: thousands of names need no sorting while nobody comes or goes.
+        self._seen: list[int] = []
+        self._online: dict[str, int] = {}
         self.refused: set[str] = set()
 
     def online(self, grid: Grid) -> dict[str, int]:
@@ -63,8 +66,11 @@ class Names:
         if unknown:
             self._ask(grid, unknown, set(ids))
         self._looks += 1
-        named = {self._name[i]: i for i in ids if i in self._name}
-        return {name: named[name] for name in sorted(named) if self._id[name] == named[name]}
+        if unknown or ids != self._seen:
+            named = {self._name[i]: i for i in ids if i in self._name}
+            own = sorted(name for name, i in named.items() if self._id[name] == i)
+            self._seen, self._online = ids, {name: named[name] for name in own}
+        return self._online
 
     def wait_for(self, grid: Grid, count: int, *, timeout_s: float) -> None:
         """Wait until so many clients are online and named.

@@ -10,6 +10,7 @@ from flwr.app import Message
 from kofn.fed.flower import wire
 from kofn.fed.flower.collecting import Clock, collect
 from kofn.fed.flower.timekeeping import seen
+from kofn.fed.flower.updates import why
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -59,6 +60,9 @@ def poll(
         clock=clock,
     )
     came = {by_id[r.node_id]: r for r in replies if not r.message.has_error()}
+    record.poll_failed = {
+        by_id[r.node_id]: why(r.message) for r in replies if r.message.has_error()
+    }
     passed = timekeeper.poll(
         request,
         seen(

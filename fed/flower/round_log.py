@@ -30,6 +30,8 @@ class RoundRecord(msgspec.Struct, kw_only=True):
         What they answered in time, by client.
     status_dropped : int
         Answers that broke the declared limits and were dropped.
+    poll_failed : dict of str to str
+        Clients that answered the poll with an error.
     call : str
         The call in force, where the rule knows calls.
     chosen, arrived : list of str
@@ -54,6 +56,7 @@ class RoundRecord(msgspec.Struct, kw_only=True):
     what: str = "nothing"
     bins: dict[str, int] = {}
     status_dropped: int = 0
+    poll_failed: dict[str, str] = {}
     call: str = ""
     chosen: list[str] = []
     arrived: list[str] = []

@@ -25,13 +25,13 @@ from kofn.controller.core.errors import InputError, RunError
 from kofn.fed.flower import wire
 from kofn.fed.flower.collecting import Clock, RealClock, Reply, collect
 from kofn.fed.flower.grid_view import GridView
-from kofn.fed.flower.inner import check_inner, least_evaluation_nodes, least_nodes, setting
+from kofn.fed.flower.inner import check_inner, grows, least_evaluation_nodes, least_nodes, setting
 from kofn.fed.flower.names import Names
 from kofn.fed.flower.polling import poll
 from kofn.fed.flower.round_log import RoundLog, RoundRecord
 from kofn.fed.flower.timekeeping import Measured, Timekeeper, seen
 from kofn.fed.flower.updates import Shapes, Told, n_bytes, outcome, shapes, sort_out, told
-from kofn.fed.selectors import EPOCHS, Selection, Selector, make_selector
+from kofn.fed.selectors import EPOCHS, Selection, Selector, check_sizes, make_selector
 from kofn.fed.status import FIVE, Bins, Intake
 from kofn.fed.streams import stream
 
@@ -108,6 +108,8 @@ class SelectedStrategy(Strategy):
             if not 0 < seconds < float("inf"):
                 raise InputError(f"{what}_timeout_s {seconds} is not positive and finite")
         if isinstance(selector, str):
+            # How many clients there will be is not known yet; k against m is.
+            check_sizes(selector, n=max(m, k or 0), m=m, k=k)
             selector = make_selector(selector, k=k)
         elif k is not None:
             raise InputError("k belongs to a selector given by its name; this one has its own")
@@ -130,7 +132,7 @@ class SelectedStrategy(Strategy):
         self._ids: dict[str, int] = {}
         self._selection = Selection(clients=())
         self._record = RoundRecord(round=0)
-        self._sent: Shapes = {}
+        self._sent: Shapes | None = None
         self._model_bytes = 0
         self._replies: dict[str, Reply] = {}
         self._began = 0.0
@@ -152,7 +154,9 @@ class SelectedStrategy(Strategy):
         evaluate_config: ConfigRecord | None = None,
         evaluate_fn: Callable[[int, ArrayRecord], MetricRecord | None] | None = None,
     ) -> Result:
-        """Run the rounds, as any strategy of Flower does; `timeout` bounds evaluations.
+        """Run the rounds, as any strategy of Flower does.
+
+        `timeout` bounds evaluations, and `train_timeout_s` both.
 
         Raises
         ------
@@ -217,7 +221,7 @@ class SelectedStrategy(Strategy):
             self._selection = Selection(clients=())
             return []
         record.call, record.chosen = selection.call, sorted(selection.clients)
-        self._sent = shapes(arrays)
+        self._sent = None if grows(self.inner) else shapes(arrays)
         view = GridView(grid, [self._ids[name] for name in record.chosen])
         messages = self.inner.configure_train(server_round, arrays, config, view)
         ordered = sorted(messages, key=lambda m: self._names.name(m.metadata.dst_node_id))
@@ -293,6 +297,14 @@ class SelectedStrategy(Strategy):
                 limit = min(limit, selection.deadline_s)
         replies = collect(grid, messages, timeout_s=limit, keep=keep, clock=self._clock)
         self._replies = {reply.message.metadata.reply_to_message_id: reply for reply in replies}
+        return [reply.message for reply in replies]
+
+    def collect_evaluation(
+        self, grid: Grid, messages: Iterable[Message], timeout: float | None
+    ) -> list[Message]:
+        """Send the messages of an evaluation and return what came in time."""
+        limit = min(self._train_timeout_s, float("inf") if timeout is None else timeout)
+        replies = collect(grid, messages, timeout_s=limit, clock=self._clock)
         return [reply.message for reply in replies]
 
     def _check(self, selection: Selection, online: list[str]) -> None:
@@ -393,4 +405,4 @@ class _Deadlines(GridView):
         messages = list(messages)
         if messages and messages[0].metadata.message_type.split(".")[0] == "train":
             return self._strategy.collect_training(self._grid, messages)
-        return self._grid.send_and_receive(messages, timeout=timeout)
+        return self._strategy.collect_evaluation(self._grid, messages, timeout)

@@ -118,9 +118,15 @@ def outcome(name: str, seconds: float, says: Told | None, epochs: int) -> Outcom
     )
 
 
+def why(message: Message) -> str:
+    """Return the reason in an error reply, in one line."""
+    reason = " ".join((message.error.reason or "no reason given").split())
+    return f"error {message.error.code}: {reason}"[:200]
+
+
 def _fault(message: Message, weight_key: str, sent: Shapes | None) -> str:
     if message.has_error():
-        return f"error {message.error.code}: {message.error.reason or 'no reason given'}"[:200]
+        return why(message)
     content = message.content
     if len(content.metric_records) != 1:
         return f"{len(content.metric_records)} metric records, not 1"

@@ -158,6 +158,8 @@ def test_an_app_that_raises_is_exit_code_1_and_names_the_log(kofn: Kofn) -> None
     [
         (["--selector", "rnadom"], "there is no selector 'rnadom'"),
         (["--poll", "101"], "poll size 101 exceeds the 100"),
+        (["--poll", "101", "--selector", "random"], "poll size 101 exceeds the 100"),
+        (["--poll", "9", "--selector", "power-of-choice"], "poll size 9 is below the 10"),
         (["--train", "101", "--poll", "100"], "clients per round 101 exceed the 100"),
         (["--clients", "0"], "number of clients"),
         (["--rounds", "0"], "rounds is 0"),

@@ -131,6 +131,10 @@ def test_strategies_that_cannot_be_selected_for_are_refused() -> None:
         SelectedStrategy("FedAvg", "random", 3)  # type: ignore[arg-type]
     with pytest.raises(InputError, match="there is no selector 'rnadom'"):
         SelectedStrategy(FedAvg(), "rnadom", 3)
+    with pytest.raises(InputError, match="poll size 2 is below the 3"):
+        SelectedStrategy(FedAvg(), "power-of-choice", 3, k=2)
+    with pytest.raises(InputError, match="needs k"):
+        SelectedStrategy(FedAvg(), "mean-field", 3)
     with pytest.raises(InputError, match="m is 0"):
         SelectedStrategy(FedAvg(), "random", 0)
     noisy = DifferentialPrivacyServerSideFixedClipping(FedAvg(), 0.1, 1.0, 3)
@@ -340,6 +344,27 @@ def test_a_stock_client_app_is_chosen_from_too() -> None:
     grid = InProcessGrid(small_app(status=False), 3)
     run.start(grid, weights(), num_rounds=2)
     assert [len(r.arrived) for r in run.log.rounds] == [2, 2]
+
+
+def test_a_poll_that_clients_cannot_answer_is_noted_and_costs_nothing_else() -> None:
+    rule = Script([clients(0, 1)], poll=PollRequest(clients=tuple(clients(0, 1)), what="loss"))
+    run = strategy(FedAvg(**QUIET), rule, 2)
+    run.start(InProcessGrid(small_app(), 2), weights(), num_rounds=1)
+    assert "NotImplementedError" in run.log.rounds[0].poll_failed["partition-1"]
+    assert run.log.rounds[0].arrived == clients(0, 1)
+
+
+def test_silent_clients_do_not_stall_an_evaluation() -> None:
+    clock = FakeClock()
+    grid = InProcessGrid(small_app(), 3)
+    run = strategy(
+        FedAvg(), Script([clients(0, 1)]), 2, clock=clock, train_timeout_s=9.0, poll_timeout_s=1.0
+    )
+    run._names.online(grid)
+    grid.silent = {1002}
+    result = run.start(grid, weights(), num_rounds=1)
+    assert result.evaluate_metrics_clientapp[1]["loss"] == 0.5
+    assert clock.now == pytest.approx(9.0, abs=0.1)
 
 
 def test_a_start_without_clients_ends_with_one_sentence() -> None:
