@@ -28,11 +28,11 @@ import numpy as np
 
 from kofn.controller.core.errors import InputError, RunError
 from kofn.hardware.arena import Layout
-from kofn.hardware.grid import GridLayout
 from kofn.hardware.option import OptionSettings
 from kofn.hardware.ring import RingLayout
 from kofn.hardware.safety import Limits
 from kofn.sim.bodies import BodyWorld
+from kofn.sim.bullet_arena import build_arena, build_floor
 from kofn.sim.quiet import quiet_stdout
 from kofn.sim.robots import UserUrdf
 from kofn.sim.urdf import CASTER_LINKS, LEFT_JOINT, RIGHT_JOINT, RobotModel, robot_urdf
@@ -40,11 +40,7 @@ from kofn.sim.world import TICK_S, BoolArray, FloatArray
 from kofn.sim.worlds import Fidelity
 
 MAX_ROBOTS = 300
-WALL_BOXES = 32
-WALL_HEIGHT_M = 0.3
-WALL_THICK_M = 0.05
-"""Half of the thickness of outer walls."""
-FRICTION = {"floor": 1.0, "wheel": 0.8, "base": 0.2, "caster": 0.0, "wall": 0.1}
+FRICTION = {"wheel": 0.8, "base": 0.2, "caster": 0.0}
 UPRIGHT_COS = 0.7
 """Cosine of the tilt (45 degrees) beyond which a robot counts as fallen over."""
 
@@ -174,7 +170,7 @@ class BulletWorld(BodyWorld):
             self._configure()
             if self._gui:
                 self._aim_window()
-            self._build_arena()
+            build_arena(self._pb, self._client, self.layout)
             self._load_robots(Path(folder), spawn)
 
     def _aim_window(self) -> None:
@@ -212,69 +208,6 @@ class BulletWorld(BodyWorld):
             deterministicOverlappingPairs=1,
             physicsClientId=self._client,
         )
-
-    def _build_arena(self) -> None:
-        pb, client, layout = self._pb, self._client, self.layout
-        floor = pb.createCollisionShape(pb.GEOM_PLANE, physicsClientId=client)
-        self._add_fixed(floor, (0.0, 0.0, 0.0), 0.0, FRICTION["floor"])
-        if layout.walls:
-            if isinstance(layout, RingLayout):
-                self._build_ring(layout)
-            else:
-                self._build_box(layout)
-        for x, y, radius in layout.obstacles:
-            self._add_cylinder(x, y, radius)
-
-    def _build_ring(self, layout: RingLayout) -> None:
-        self._add_cylinder(0.0, 0.0, layout.inner_m)
-        middle = 0.5 * WALL_HEIGHT_M
-        # Half length so that neighbouring boxes overlap at the corners and leave no gap.
-        half_length = (layout.outer_m + 2.0 * WALL_THICK_M) * math.tan(math.pi / WALL_BOXES)
-        box = self._box(WALL_THICK_M, half_length)
-        for i in range(WALL_BOXES):
-            angle = 2.0 * math.pi * i / WALL_BOXES
-            distance = layout.outer_m + WALL_THICK_M
-            place = (distance * math.cos(angle), distance * math.sin(angle), middle)
-            self._add_fixed(box, place, angle, FRICTION["wall"])
-
-    def _build_box(self, layout: GridLayout) -> None:
-        _, _, width, height = layout.bounds_m
-        for angle, distance, length in (
-            (0.0, width, height),
-            (0.5 * math.pi, height, width),
-            (math.pi, width, height),
-            (1.5 * math.pi, height, width),
-        ):
-            box = self._box(WALL_THICK_M, 0.5 * length + 2.0 * WALL_THICK_M)
-            out = 0.5 * distance + WALL_THICK_M
-            place = (out * math.cos(angle), out * math.sin(angle), 0.5 * WALL_HEIGHT_M)
-            self._add_fixed(box, place, angle, FRICTION["wall"])
-
-    def _box(self, half_x: float, half_y: float) -> int:
-        shape: int = self._pb.createCollisionShape(
-            self._pb.GEOM_BOX,
-            halfExtents=[half_x, half_y, 0.5 * WALL_HEIGHT_M],
-            physicsClientId=self._client,
-        )
-        return shape
-
-    def _add_cylinder(self, x: float, y: float, radius: float) -> None:
-        shape = self._pb.createCollisionShape(
-            self._pb.GEOM_CYLINDER,
-            radius=radius,
-            height=WALL_HEIGHT_M,
-            physicsClientId=self._client,
-        )
-        self._add_fixed(shape, (x, y, 0.5 * WALL_HEIGHT_M), 0.0, FRICTION["wall"])
-
-    def _add_fixed(
-        self, shape: int, place: tuple[float, float, float], yaw: float, friction: float
-    ) -> None:
-        body = self._pb.createMultiBody(
-            0.0, shape, -1, place, (0.0, 0.0, math.sin(yaw / 2), math.cos(yaw / 2)),
-            physicsClientId=self._client,
-        )  # fmt: skip
-        self._pb.changeDynamics(body, -1, lateralFriction=friction, physicsClientId=self._client)
 
     def _load_robots(self, folder: Path, spawn: FloatArray) -> None:
         """Load one robot at each pose of `spawn` (n, 3)."""
@@ -357,10 +290,7 @@ class BulletWorld(BodyWorld):
             self._client = self._pb.connect(self._pb.DIRECT)
             try:
                 self._configure()
-                floor = self._pb.createCollisionShape(
-                    self._pb.GEOM_PLANE, physicsClientId=self._client
-                )
-                self._add_fixed(floor, (0.0, 0.0, 0.0), 0.0, FRICTION["floor"])
+                build_floor(self._pb, self._client)
                 try:
                     self._load_robots(Path(folder), np.zeros((1, 3)))
                 except self._pb.error as error:

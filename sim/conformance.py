@@ -37,6 +37,7 @@ def check_world(make: Callable[[], World]) -> None:
     other.close()
     _check_refusals(world)
     _check_isolation(world)
+    _check_hold(world)
     world.close()
     world.close()
     hold = np.full(world.spec.n, -1, dtype=np.int64)
@@ -106,6 +107,28 @@ def _check_isolation(world: World) -> None:
     zones = snapshot.zones.copy()
     snapshot.zones[:] = 0
     _require(np.array_equal(world.observe().zones, zones), "a snapshot shares the world's memory")
+
+
+def _check_hold(world: World) -> None:
+    """Robots that hold stay in their zone, and time passes for them all the same."""
+    spec = world.spec
+    world.reset(3)
+    before = world.observe()
+    world.apply(np.full(spec.n, -1, dtype=np.int64))
+    world.advance(spec.period_s)
+    after = world.observe()
+    _require(np.array_equal(before.zones, after.zones), "robots that hold change their zone")
+    world.apply(np.zeros(spec.n, dtype=np.int64))
+    world.advance(spec.tick_s)
+    world.apply(np.full(spec.n, -1, dtype=np.int64))
+    world.advance(spec.tick_s)
+    passed_s = world.observe().time_s - after.time_s
+    _require(
+        abs(passed_s - 2.0 * spec.tick_s) < 1e-6,
+        f"time is {passed_s} s after two ticks of {spec.tick_s} s",
+    )
+    world.advance(0.0)
+    _require(world.observe().time_s - after.time_s == passed_s, "advancing by 0 s takes time")
 
 
 def _refuses(call: Callable[[], object], kind: type[Exception], what: str) -> None:

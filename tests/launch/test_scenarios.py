@@ -165,7 +165,9 @@ def test_unknown_world_is_named_with_the_known_ones(scenario: Callable[..., Path
 @pytest.mark.bullet
 @pytest.mark.broker
 def test_options_replace_what_the_file_says(kofn: Kofn, scenario: Callable[..., Path]) -> None:
-    result = kofn.json("up", str(scenario()), "--steps", "2", "--seed", "9", "--no-video")
+    options = ("--steps", "2", "--seed", "9", "--fidelity", "high", "--no-video")
+    result = kofn.json("up", str(scenario()), *options)
     assert result["steps"] == 2
     config = (kofn.home / result["run_dir"] / "config.toml").read_text()
     assert "seed = 9" in config
+    assert config.count('fidelity = "high"') == 2

@@ -48,6 +48,30 @@ class RunsLate(JumpWorld):
         super().advance(duration_s - 0.1 if duration_s > 0.5 else duration_s)
 
 
+class NeverHolds(JumpWorld):
+    def apply(self, actions: IntArray) -> None:
+        super().apply(actions)
+        self._actions = np.where(actions < 0, 1, actions)
+
+
+class HurriesWhenAskedToWait(JumpWorld):
+    def advance(self, duration_s: float) -> None:
+        super().advance(duration_s or 0.1)
+
+
+class ForgetsWhoIsUp(JumpWorld):
+    def observe(self) -> Snapshot:
+        seen = super().observe()
+        return seen._replace(up=np.ones(self.spec.n))
+
+
+class SeesNothing(JumpWorld):
+    def observe(self) -> Snapshot:
+        seen = super().observe()
+        assert seen.poses is not None
+        return seen._replace(poses=seen.poses * np.nan)
+
+
 def test_right_world_passes() -> None:
     check_world(JumpWorld)
 
@@ -62,6 +86,10 @@ def test_right_world_passes() -> None:
         (TakesAnyAction, "one robot too many is not refused"),
         (LivesOn, "after close is not refused"),
         (RunsLate, "time is"),
+        (NeverHolds, "robots that hold change their zone"),
+        (HurriesWhenAskedToWait, "advancing by 0 s takes time"),
+        (ForgetsWhoIsUp, "up is not boolean"),
+        (SeesNothing, "poses are not finite"),
     ],
 )
 def test_broken_world_is_named(broken: type[JumpWorld], sentence: str) -> None:
