@@ -156,7 +156,7 @@ def _replay(bank: WorldBank, injector: Injector | None, rows: list[HostLogRow]) 
             continue
         while now_s < row.time_s - 1e-6:
             bank.advance()
-            before_s, now_s = now_s, bank.read().time_s
+            before_s, now_s = now_s, bank.time_s
             if now_s <= before_s:
                 return done, f"step {row.t} came at {row.time_s:g} s, after the option's end"
         bank.see_step(row.t, row.g)

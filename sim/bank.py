@@ -144,8 +144,10 @@ class WorldBank:
         if see_target is not None:
             see_target(target)
         if self._injector is not None:
-            now_s = self._world.observe().time_s
-            self._log_incidents(self._injector.begin(t, self._condition, now_s))
+            snapshot = self._world.observe()
+            # What the last option did comes before what this step brings, whoever looked when.
+            self._note_trouble(snapshot)
+            self._log_incidents(self._injector.begin(t, self._condition, snapshot.time_s))
 
     def news(self) -> list[tuple[str, str]]:
         """Return (code, sentence) about robots that went out of play since the last call."""
@@ -212,6 +214,11 @@ class WorldBank:
         self._open = False
         self._ticks_left = 0
         self._world.close()
+
+    @property
+    def time_s(self) -> float:
+        """World time, s."""
+        return self._world.observe().time_s
 
     @property
     def versions(self) -> dict[str, str]:

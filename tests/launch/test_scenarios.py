@@ -85,6 +85,7 @@ def test_a_run_with_faults_replays_bit_by_bit_and_a_changed_command_is_noticed(
     text = (scenario_folder() / "faulty20.toml").read_text()
     for old, new in (("control = true", ""), ("at = 10", "at = 1"), ("p = 0.2", "p = 0.5")):
         text = text.replace(old, new)
+    text += '\n[[faults]]\nkind = "battery"\ncapacity_s = 4.0\n'  # goes flat in mid-option
     (tmp_path / "short.toml").write_text(f'{text}\n[policy]\nfile = "{policy_file}"\n')
     run = kofn.home / kofn.json("up", "short.toml", "--steps", "3", "--no-video")["run_dir"]
     logs = sorted((run / "hosts").glob("*.jsonl"))
@@ -92,6 +93,7 @@ def test_a_run_with_faults_replays_bit_by_bit_and_a_changed_command_is_noticed(
     kinds = [row["kind"] for row in rows if row["row"] == "incident"]
     assert kinds.count("dead") == 3
     assert "answer_lost" in kinds
+    assert any(row.get("text") == "has an empty battery" for row in rows)
     (first,) = [kofn.json("replay", str(run), "--verify")]
     assert first == kofn.json("replay", str(run), "--verify", "--workers", "2")
     assert first["exact"]

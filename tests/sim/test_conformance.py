@@ -62,7 +62,7 @@ class HurriesWhenAskedToWait(JumpWorld):
 class ForgetsWhoIsUp(JumpWorld):
     def observe(self) -> Snapshot:
         seen = super().observe()
-        return seen._replace(up=np.ones(self.spec.n))
+        return seen._replace(up=np.ones(self.spec.n))  # type: ignore[arg-type]
 
 
 class SeesNothing(JumpWorld):
