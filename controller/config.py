@@ -62,6 +62,9 @@ class ControllerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
         Lockstep: after half of it a step is repeated, after all of it a silent host is dropped.
     hold_s
         Without a valid step for so long, robots hold; None is 3 periods.
+    beat_s
+        Repeat the controller's presence so often, so that robots with motors notice within their
+        `link_s` that it froze; 0 does not (a dead one is told by its last will).
     m_min
         Fewer answers than this (fresh and topped up) keep the last action; None is ceil(k/2).
     waves
@@ -96,6 +99,7 @@ class ControllerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
     poll_ttl_s: float | None = None
     done_timeout_s: float = 30.0
     hold_s: float | None = None
+    beat_s: float = 0.0
     m_min: int | None = None
     waves: Literal[1, 2] = 2
     fill: Literal["topup-first", "known-first"] = "topup-first"
@@ -118,6 +122,8 @@ class ControllerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
             duration_s = getattr(self, what)
             if duration_s is not None and not 0 < duration_s < 1e6:
                 raise InputError(f"{what} {duration_s} must lie above 0 and below 1000000 s")
+        if self.beat_s != 0 and not 0.05 <= self.beat_s <= 10:
+            raise InputError(f"beat_s {self.beat_s} must be 0, or lie in 0.05..10 s")
         if not 0 <= self.seed < 2**63:
             raise InputError(f"seed {self.seed} must lie in 0..2^63-1")
         if not isinstance(self.memory, str) and not 1 <= self.memory < 1e9:

@@ -127,6 +127,7 @@ class FleetLink:
         self._record = record
         self._began_s = clock.now()
         self._lost_at_s: float | None = None
+        self._beat_at_s = float("-inf")
         self._step: Step | None = None
         self._step_unsent = False
 
@@ -302,10 +303,19 @@ class FleetLink:
         """
         message = self._transport.receive(max(0.0, timeout_s))
         self._watch_connection()
+        self._beat()
         if message is not None:
             self._intake.take(message)
         self._send_commands()
         return message is not None
+
+    def _beat(self) -> None:
+        """Say that this loop is alive, where robots want to know. By the loop itself, no thread."""
+        now_s = self._clock.now()
+        if self._config.beat_s and now_s - self._beat_at_s >= self._config.beat_s:
+            self._beat_at_s = now_s
+            presence = self._presence("ONLINE", self._connection)
+            self._transport.publish(presence.topic, presence.payload, qos=0, retain=True)
 
     def _publish_step(self, step: Step) -> None:
         self._step_unsent = not self._transport.publish(self._topics.step, encode(step))
@@ -333,6 +343,7 @@ class FleetLink:
             pace=self._pace,
             period=max(1, round(1000 * config.period_s)),
             hold=config.hold_ms,
+            beat=round(1000 * config.beat_s),
         )
 
     def _watch_connection(self) -> None:

@@ -128,6 +128,7 @@ class HostAgent:
             needs_controller=guard is not None,
         )
         self._busy = False
+        self._controller_s = clock.now()
         self._started_s = 0.0
         self._done: Done | None = None
         self._reporter = Reporter(self._boot, lambda event: self._publish("evt", event))
@@ -231,6 +232,7 @@ class HostAgent:
         verdict, code, text = self._core.judge(step, message.at_s, now_s)
         if self._guard is not None:
             self._guard.see_epoch(step.ep)
+            self._controller_s = now_s
         if verdict is Verdict.TAKE:
             self._take(step, message.at_s)
         elif verdict is Verdict.HOLD:
@@ -289,6 +291,16 @@ class HostAgent:
             self._reporter.report("controller_lost", "its connection broke", self._clock.now())
         if self._guard is not None:
             self._guard.see_epoch(ctl.ep)
+            if not message.retained:
+                self._controller_s = self._clock.now()
+
+    def _watch_controller(self, now_s: float, link_s: float) -> None:
+        """Hold when a controller that says how often it beats has fallen silent."""
+        silent = self._busy and self._core.beat_s > 0 and now_s - self._controller_s > link_s
+        if silent:
+            self._core.stop("the controller is silent")
+            self._hold()
+            self._reporter.report("controller_silent", f"for {link_s:g} s", now_s)
 
     def _on_halt(self, message: Inbound) -> None:
         halt = self._decoded(Halt, message)
@@ -345,6 +357,7 @@ class HostAgent:
         now_s = self._clock.now()
         if self._guard is not None and self._link is not None:
             self._guard.see_link(self._link.silence_s())
+            self._watch_controller(now_s, self._guard.link_s)
         why, replies = self._core.expire(now_s)
         if why is not None:
             if why == "ttl_over" and self._busy and not self._acted_out():

@@ -265,7 +265,8 @@ class DriverBank:
 
     def _record_applied(self, v: float, w: float, applied: Applied) -> None:
         assert self._record is not None  # noqa: S101
-        self._record.write("drive", v=v, w=w, applied=[applied.v, applied.w])
+        still = applied == (0.0, 0.0)  # nothing may follow for long, so to the disk at once
+        self._record.write("drive", urgent=still, v=v, w=w, applied=[applied.v, applied.w])
 
     def _serve(self) -> None:
         try:

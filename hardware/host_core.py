@@ -150,6 +150,11 @@ class HostCore:
         self._ttl_s: float | None = None  # when the option must end
         self._silence_s: float | None = None  # when the hold timer ends
 
+    @property
+    def beat_s(self) -> float:
+        """How often the controller of this epoch says that it is alive; 0: it does not."""
+        return self._ctl.beat / 1000 if self._ctl is not None and self._ctl.st == "ONLINE" else 0.0
+
     def see_ctl(self, ctl: Ctl) -> bool:
         """Take epoch and hold time from the controller's presence; it starts nothing.
 

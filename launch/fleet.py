@@ -313,6 +313,7 @@ class _Runner:
             *("--epoch-file", str(self._epoch_file)),
             *("--polling", msgspec.json.encode(scenario.polling).decode()),
             *("--hosts", str(self._workdir / ALLOW_LIST)),
+            *("--beat", "0.5" if any(h.kind == "robot" for h in scenario.hosts) else "0"),
             "--steps-to-log",
         ]
 

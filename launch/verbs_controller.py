@@ -25,7 +25,7 @@ from kofn.launch.tls_options import InsecureLab, TlsCa, TlsCert, TlsKey, tls_fil
 
 _FROM_THE_RUN = (
     "policy", "k", "robots", "steps", "seed", "fleet", "period", "dispatcher", "memory", "polling",
-    "wait",
+    "wait", "beat",
 )  # fmt: skip
 
 
@@ -62,6 +62,9 @@ def controller(
         str, typer.Option(help="What to do about missing answers, as JSON (docs/polling.md).")
     ] = "{}",
     wait: Annotated[float, typer.Option(help="How long to wait for the fleet, s.")] = 30.0,
+    beat: Annotated[
+        float, typer.Option(help="Say so often to robots with motors: alive, s; 0: do not.")
+    ] = 0.0,
     folder: Annotated[
         Path | None, typer.Option(help="Existing folder to record into; default: a new one.")
     ] = None,
@@ -95,6 +98,7 @@ def controller(
             "robots": robots,
             "steps": steps,
             "period_s": period,
+            "beat_s": beat,
             "seed": seed,
             "dispatcher": dispatcher,
             "memory": memory if memory in {"auto", "none"} else _number("--memory", memory),

@@ -67,6 +67,8 @@ class Ctl(Message, frozen=True, kw_only=True):
     period: Milliseconds
     hold: Milliseconds
     proto: list[Version] = msgspec.field(default_factory=lambda: [1])
+    beat: Milliseconds = 0
+    """This message is repeated so often; 0: only at each connection."""
 
 
 class Step(Message, frozen=True, kw_only=True):

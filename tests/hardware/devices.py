@@ -13,7 +13,7 @@ import tty
 from pathlib import Path
 from typing import Any
 
-from kofn.controller.link.clock import FakeClock, MonotonicClock
+from kofn.controller.link.clock import Clock, FakeClock, MonotonicClock
 from kofn.hardware.driver import Applied, Driver
 from kofn.hardware.drivers import create2, rosbridge, serial_text, speeds
 from kofn.hardware.drivers.dry_run import DryRunDriver
@@ -250,8 +250,10 @@ class FakeRosbridge:
 class DryRunBench:
     settle_s = 0.05
 
-    def __init__(self, driver_class: type[DryRunDriver] = DryRunDriver) -> None:
-        self.clock = FakeClock()
+    def __init__(
+        self, driver_class: type[DryRunDriver] = DryRunDriver, clock: Clock | None = None
+    ) -> None:
+        self.clock = clock or FakeClock()
         self._driver = driver_class(self.clock)
         self.driver: Driver = self._driver
 
@@ -262,7 +264,10 @@ class DryRunBench:
         pass
 
     async def wait(self, duration_s: float) -> None:
-        self.clock.advance_to(self.clock.now() + duration_s)
+        if isinstance(self.clock, FakeClock):
+            self.clock.advance_to(self.clock.now() + duration_s)
+        else:
+            await asyncio.sleep(duration_s)
 
     def motors(self) -> Applied:
         return self._driver.applied
