@@ -10,7 +10,7 @@ the global action; a client's state is offline or its bin, its action an effort:
    P_g((\phi', c')|(\phi, c), a_g) &= [c' = a_g]\, u(\phi'|\phi, c), \qquad
    r_g((\phi, c), a_g) = -\gamma \lambda D_{a_g}
 
-q_sc is the chance to be admitted, m over the number of clients that the call usually recruits. A
+q_sc is the chance to train: to be polled and recruited, or to fill a seat that is left. A
 call costs its time one round after it was chosen, hence gamma. lambda is the price of time. It is
 set to what a second usually earns (the ratio of mean value to mean length over the calls, raised
 to the ratio that the best constant call reaches: Dinkelbach 1967), so that raising r means raising
@@ -124,7 +124,7 @@ class GameSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     horizon: int = 20
     partial_worth: float = 0.35
     high_worth: float = 1.5
-    value_power: float = 1.0
+    value_power: float = 3.0
     energy: float = 0.02
 
 
@@ -144,29 +144,36 @@ class Shape:
         """Return the index of a global state."""
         return phase * len(self.calls) + call
 
-    def admitted(self, shares: FloatArray, m: int, n: int) -> FloatArray:
-        """Return the chance to be admitted, shape (C, S_l), by the usual states of clients.
+    def admitted(self, shares: FloatArray, *, m: int, n: int, k: int) -> FloatArray:
+        """Return the chance to train, shape (C, S_l), by the usual states of clients.
 
-        Seats that the recruited bins cannot fill go to anybody online.
+        A call recruits among the k that were polled; the seats that they cannot fill go to clients
+        online that were not polled, or that do not match where all were.
         """
         chance = np.zeros((len(self.calls), self.bins.n_states))
-        everybody = n * (1 - shares[OFFLINE])
+        polled = min(k / n, 1.0)
+        online = n * (1 - shares[OFFLINE])
         for c, call in enumerate(self.calls):
             recruited = [1 + bin_ for bin_ in call.recruits(self.bins)]
-            usual = n * shares[recruited].sum()
-            own = min(1.0, m / max(usual, 1e-9))
-            left = max(m - usual, 0.0) / max(everybody - usual, 1e-9) if usual < everybody else 0.0
-            chance[c, 1:] = min(1.0, left)
-            chance[c, recruited] = own
+            matching = polled * n * shares[recruited].sum()
+            left = max(m - matching, 0.0)
+            pool = (1 - polled) * online if polled < 1 else online - matching
+            fill = min(1.0, left / max(pool, 1e-9))
+            unasked = 1 - polled if polled < 1 else 1.0
+            chance[c, 1:] = unasked * fill
+            own = min(1.0, m / max(matching, 1e-9))
+            chance[c, recruited] = polled * own + (1 - polled) * fill
         return chance
 
 
-def build_game(shape: Shape, found: Posterior, settings: GameSettings, *, m: int, n: int) -> Game:
+def build_game(
+    shape: Shape, found: Posterior, settings: GameSettings, *, m: int, n: int, k: int
+) -> Game:
     """Return the game that a posterior describes; tables as in `controller.core.game`."""
     bins, calls = shape.bins, shape.calls
     C, S, A = len(calls), bins.n_states, len(EFFORTS)
     worth = np.array([0.0, settings.partial_worth, 1.0])
-    chance = shape.admitted(found.shares, m, n)
+    chance = shape.admitted(found.shares, m=m, n=n, k=k)
     P_l = np.empty((shape.n_global, S, A, S))
     r_l = np.zeros((shape.n_global, S, A))
     P_g = np.zeros((shape.n_global, C, shape.n_global))

@@ -98,6 +98,8 @@ def _accuracy(
                 continue
             curves = _curves(runs, grid, by_round=by_round)
             kept = (~np.isnan(curves)).sum(axis=0) * 2 > len(runs)
+            if not kept.any():
+                continue
             low, mid, high = np.nanpercentile(curves[:, kept], [25, 50, 75], axis=0)
             colour, line = style[pair]
             axis.plot(grid[kept], mid, line, color=colour, label=_title(*pair), linewidth=1.6)

@@ -106,6 +106,10 @@ class CallSelector(BaseSelector):
             for bin_ in range(self.bins.size)
         ]
 
+    def fill_efforts(self, call: int) -> Sequence[int]:
+        """Return the effort of each bin where clients fill seats; those that skip train too."""
+        return [max(effort, PARTIAL) for effort in CallSelector.efforts(self, call)]
+
     def after_round(self, server_round: int) -> None:
         """Do what is to be done once a round is logged; nothing by default."""
 
@@ -172,12 +176,14 @@ class CallSelector(BaseSelector):
         call, chance = self.decide(server_round, rng)
         efforts = self.efforts(call)
         chosen = self._recruit(call, efforts, online, m, rng)
-        self._remember(call, chosen, efforts)
-        epochs = {SKIP: 1, PARTIAL: 1, FULL: self.epochs}
+        filling = self.fill_efforts(call)
+        trained = [e if e != SKIP else f for e, f in zip(efforts, filling, strict=True)]
+        epochs = {PARTIAL: 1, FULL: self.epochs}
         settings = {
-            EPOCHS_BY_BIN: ",".join(str(epochs[effort]) for effort in efforts),
+            EPOCHS_BY_BIN: ",".join(str(epochs[effort]) for effort in trained),
             **reference_settings(self.reference),
         }
+        self._remember(call, chosen, trained)
         label = self.calls[call].name
         return Selection(
             clients=tuple(chosen),
@@ -218,7 +224,7 @@ class CallSelector(BaseSelector):
         self._trained = {}
         for name in chosen:
             state = self._seen.get(name, OFFLINE)
-            effort = FULL if state == OFFLINE else max(efforts[state - 1], PARTIAL)
+            effort = FULL if state == OFFLINE else efforts[state - 1]
             self._trained[name] = effort
 
     def learn(self, server_round: int, outcomes: Sequence[Outcome]) -> None:

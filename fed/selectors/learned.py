@@ -13,6 +13,8 @@ import threading
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
+import numpy as np
+
 from kofn.controller.core.errors import InputError
 from kofn.fed.checks import check_size
 from kofn.fed.game import GameSettings, build_game
@@ -20,9 +22,7 @@ from kofn.fed.kernel import posterior
 from kofn.fed.selectors.calls import CallSelector
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    import numpy as np
+    from collections.abc import Callable, Sequence
 
     from kofn.controller.core.game import Game
     from kofn.fed.kernel import Posterior
@@ -108,7 +108,7 @@ class LearnedSelector(CallSelector):
     def __init__(
         self,
         *,
-        warm_up: int = 10,
+        warm_up: int = 5,
         refit_every: int = 40,
         refit: Refit = "background",
         game: GameSettings | None = None,
@@ -160,6 +160,17 @@ class LearnedSelector(CallSelector):
         self._next_call = self.choose(before, self.shape.state(self.phase, call))
         return call, chance
 
+    def fill_efforts(self, call: int) -> Sequence[int]:
+        """Return the efforts that raise the stage reward, for seats that the call cannot fill."""
+        usual = super().fill_efforts(call)
+        if self.fit is None:
+            return usual
+        earned = self.fit.game.r_l[self.shape.state(self.phase, call), 1:, 1:]
+        # All alike where nobody of a bin ever trains under the call.
+        known = np.ptp(earned, axis=1) > 0
+        best = 1 + earned.argmax(axis=1)
+        return [int(b) if k else u for b, k, u in zip(best, known, usual, strict=True)]
+
     def after_round(self, server_round: int) -> None:
         """Refit when it is due."""
         self._rounds += 1
@@ -196,6 +207,7 @@ class LearnedSelector(CallSelector):
             self.game_settings,
             m=self.m if m is None else m,
             n=len(self.registered) if n is None else n,
+            k=self.k,
         )
         return Fit(game, self.learn_game(game, stop), server_round)
 

@@ -17,7 +17,7 @@ import numpy as np
 
 from kofn.controller.core.policy import Policy
 from kofn.fed.checks import check_size
-from kofn.fed.game import PARTIAL, greedy_efforts
+from kofn.fed.game import greedy_efforts
 from kofn.fed.selectors.learned import Cancelled, Fit, LearnedSelector
 
 if TYPE_CHECKING:
@@ -103,8 +103,7 @@ class MeanFieldSelector(LearnedSelector):
             return super().efforts(call)
         law = self.fit.learned.pi_l[self.shape.state(self.phase, call)]
         best = law[1:].argmax(axis=1)
-        # A call that nobody would answer is one that the policy never means to make.
-        return [int(e) for e in best] if best.any() else [PARTIAL] * self.bins.size
+        return [int(e) for e in best]
 
     def remembered_fit(self, fit: Fit) -> dict[str, Any]:
         """Return the policy as JSON values."""

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from kofn.controller.core.belief import Belief
-from kofn.fed.game import PARTIAL, greedy_efforts
+from kofn.fed.game import greedy_efforts
 from kofn.fed.selectors.learned import Fit, LearnedSelector
 
 if TYPE_CHECKING:
@@ -71,7 +71,7 @@ class MyopicSelector(LearnedSelector):
         if self.fit is None:
             return super().efforts(call)
         best = self.fit.learned[self.shape.state(self.phase, call)][1:].argmax(axis=1)
-        return [int(e) for e in best] if best.any() else [PARTIAL] * self.bins.size
+        return [int(e) for e in best]
 
     def remembered_fit(self, fit: Fit) -> dict[str, Any]:
         """Return the game's log round and tables as JSON values."""

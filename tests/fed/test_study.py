@@ -6,45 +6,23 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import re
+import shlex
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from kofn.controller.core.errors import InputError
+from kofn.fed.selectors import SELECTORS
 from kofn.fed.study import cells, load_study, read_results, run_study
 from kofn.fed.study_report import Table, bootstrap, markdown, quartiles
 
 ROOT = Path(__file__).resolve().parents[2]
 
-SMALL = """
-name = "small"
-hypotheses = ["a call with a deadline is faster than waiting for everybody"]
-seeds = [1, 2]
-tuning_seeds = [100]
-targets = [0.3, 0.999]
-dataset = "digits"
-partitions = ["dirichlet:0.5"]
-clients = 20
-m = 4
-horizon_s = 80
-hidden = 0
-train = {rate = 0.1, batch = 10}
-
-[claim]
-arm = "fixed-call"
-control = "fixed-call"
-k = 8
-k_all = 20
-
-[[arms]]
-selector = "random"
-
-[[arms]]
-selector = "fixed-call"
-k = [8, 20]
-settings = {call = "fast"}
-"""
+SMALL = (ROOT / "benchmarks" / "studies" / "quick.toml").read_text()
 
 
 def write(folder: Path, text: str = SMALL) -> Path:
@@ -110,22 +88,6 @@ def test_the_report_says_what_was_never_reached_and_whether_claims_hold(tmp_path
     assert ratio["holds"] == (medians[0] / medians[1] <= 0.6)
 
 
-def test_figures_are_drawn_from_the_runs(tmp_path: Path) -> None:
-    pytest.importorskip("matplotlib")
-    from kofn.fed.study_figures import draw
-
-    study, digest = load_study(write(tmp_path))
-    results = run_study(study, digest, tmp_path, workers=1, only=cells(study)[:3])
-    paths = draw(study, Table(study, results), tmp_path)
-    assert [path.name for path in paths] == [
-        "accuracy_time.png",
-        "accuracy_rounds.png",
-        "time_to_target.png",
-        "costs.png",
-    ]
-    assert all(path.stat().st_size > 10_000 for path in paths)
-
-
 def test_quartiles_count_never_as_infinitely_late() -> None:
     assert quartiles([1.0, 2.0, None, None]) == (1.75, math.inf, math.inf)
     assert quartiles([3.0, 1.0, 2.0]) == (1.5, 2.0, 2.5)
@@ -151,7 +113,7 @@ def test_the_bootstrap_interval_covers_the_median_about_as_often_as_it_says() ->
         ("seeds = [1, 2]", 'seeds = "1"', r"Expected `array`, got `str` - at `\$.seeds`"),
         ("clients = 20", "clients = 20\nclient = 3", "unknown field `client`"),
         ("targets = [0.3, 0.999]", "targets = [1.5]", "not accuracies between 0 and 1"),
-        ("horizon_s = 80", "horizon_s = ", "study.toml: "),
+        ("horizon_s = 120", "horizon_s = ", "study.toml: "),
     ],
 )
 def test_a_bad_study_is_one_sentence(old: str, new: str, sentence: str, tmp_path: Path) -> None:
@@ -180,10 +142,28 @@ def test_the_verb_writes_report_and_json(
         verb(write(tmp_path), out=tmp_path / "new", report_only=True)
 
 
-@pytest.mark.parametrize(
-    "path", sorted((ROOT / "benchmarks" / "studies").glob("*.toml")), ids=lambda path: path.stem
-)
-def test_studies_in_the_repository_are_valid(path: Path) -> None:
-    study, _ = load_study(path)
-    assert len(study.seeds) >= 20
+def test_the_study_of_the_repository_is_valid_and_its_tuning_seeds_are_apart() -> None:
+    study, _ = load_study(ROOT / "benchmarks" / "studies" / "selectors.toml")
+    assert len(study.seeds) == 20
     assert study.tuning_seeds
+    assert not set(study.seeds) & set(study.tuning_seeds)
+    assert {arm.selector for arm in study.arms} == set(SELECTORS)
+
+
+def test_the_command_of_the_page_works(tmp_path: Path) -> None:
+    page = (ROOT / "docs" / "federated.md").read_text()
+    (line,) = re.findall(r"^kofn (fed study .*)$", page, re.MULTILINE)
+    words = [str(tmp_path / "quick") if w == "runs/quick" else w for w in shlex.split(line)]
+    done = subprocess.run(
+        [sys.executable, "-m", "kofn.launch", *words, "--json"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=170,
+    )
+    assert done.returncode == 0, done.stderr
+    printed = json.loads(done.stdout)
+    assert printed["runs"] == printed["runs_in_study"] == 6
+    assert (tmp_path / "quick" / "report.md").exists()
+    assert all(Path(path).stat().st_size > 10_000 for path in printed["figures"])
