@@ -132,7 +132,7 @@ def run_on_flower(
             try:
                 _wait_for_the_end(flwr, str(started["run-id"]), link, watch)
             except RunError as error:
-                raise _said_by_the_app(link) or error from None
+                raise _said_by_the_app(settings) or error from None
 
 
 def _program(name: str, environment: dict[str, str]) -> str:
@@ -228,11 +228,11 @@ def _wait_for_the_end(flwr: _Flwr, run_id: str, link: Child, watch: Callable[[],
         time.sleep(0.1)
 
 
-def _said_by_the_app(link: Child) -> InputError | RunError | None:
-    """Return the error that the app ended with, if it was one of ours."""
-    text = link.log.read_text(errors="replace")
-    found = re.findall(r"errors\.(InputError|RunError): (.+)", text)
-    if not found:
+def _said_by_the_app(settings: Mapping[str, Setting]) -> InputError | RunError | None:
+    """Return the error that the app left in its result file, if it was one of ours."""
+    try:
+        left = msgspec.json.decode(Path(str(settings.get("result", ""))).read_bytes())
+        sentence, bad_input = str(left["error"]), bool(left["bad_input"])
+    except (OSError, msgspec.MsgspecError, KeyError, TypeError):
         return None
-    kind, sentence = found[-1]
-    return InputError(sentence) if kind == "InputError" else RunError(sentence)
+    return InputError(sentence) if bad_input else RunError(sentence)

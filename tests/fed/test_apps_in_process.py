@@ -10,6 +10,7 @@ import pytest
 from kofn.controller.core.errors import InputError
 from kofn.fed.client import TrainSettings
 from kofn.fed.devices import TraceSettings, synthetic_devices
+from kofn.fed.flower import read_log
 from kofn.fed.flower.app_runner import run_app
 from kofn.fed.selectors import make_selector
 from kofn.fed.simulate import Federation, RunSettings, simulate
@@ -64,6 +65,19 @@ def test_the_template_offers_strategies(strategy: str, tmp_path: Path) -> None:
         tmp_path, selector="random", strategy=strategy, rounds=2, clients=20, train=4, poll=8
     )
     assert len(found["accuracies"]) == 2
+
+
+def test_randomised_bins_of_seven_states_repeat_with_the_seed(tmp_path: Path) -> None:
+    settings = {"states": 7, "flip": 0.3, "rounds": 3, "clients": 30, "train": 5, "poll": 10}
+    log = tmp_path / "rounds.jsonl"
+    one = play(tmp_path, log=str(log), **settings)
+    told = [record.bins for record in read_log(log)]
+    assert play(tmp_path, log=str(log), **settings) == one
+    assert [record.bins for record in read_log(log)] == told
+    assert {bin_ for bins in told for bin_ in bins.values()} <= set(range(6))
+    true = play(tmp_path, log=str(log), **{**settings, "flip": 0.0})
+    assert true["polls"] > 0
+    assert [record.bins for record in read_log(log)] != told
 
 
 @pytest.mark.parametrize(

@@ -106,7 +106,7 @@ def words(process: psutil.Process) -> str:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(400)
 def test_an_app_that_fails_on_flowers_engine_is_a_failure_of_the_command(kofn: Kofn) -> None:
     kofn.json("fed", "app", "mine")
     server = kofn.home / "mine" / "kofnapp" / "server_app.py"
@@ -117,6 +117,9 @@ def test_an_app_that_fails_on_flowers_engine_is_a_failure_of_the_command(kofn: K
     assert done.returncode == 1
     assert len(done.stderr.strip().splitlines()) == 1
     assert "finished:failed" in done.stderr
+    done = kofn.run("fed", "run", *SMALL, "--engine", "ray", "--strategy", "FedSGD")
+    assert done.returncode == 2
+    assert done.stderr.startswith("kofn: there is no strategy 'FedSGD'")
 
 
 @pytest.mark.slow

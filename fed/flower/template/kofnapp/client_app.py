@@ -34,6 +34,12 @@ class Provider(StatusProvider):
         """Return the name by which the data and devices know this client."""
         return task.client_name(context)
 
+    def rng(self, context: Context, server_round: int) -> np.random.Generator:
+        """Return the generator of randomised response; repeatable in simulations alone."""
+        if not task.simulates(context.run_config):
+            return super().rng(context, server_round)
+        return stream(task.seed(context), "flip", self.name(context), server_round)
+
     def training_s(self, context: Context, server_round: int) -> float:
         """Return its own estimate of one round, s, or in real time what the last one took."""
         if not task.simulates(context.run_config):

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +13,7 @@ from flwr.serverapp.strategy import FedAdam, FedAvg, FedAvgM, FedProx, Strategy
 from kofn.controller.core.errors import InputError
 from kofn.fed.clock import EventClock
 from kofn.fed.flower import SelectedStrategy, Simulated
+from kofn.fed.flower.results import report_errors, write_result
 from kofn.fed.selectors import check_sizes, make_selector
 
 from . import task
@@ -34,6 +34,13 @@ LEARNING = ("myopic", "mean-field")
 def main(grid: Grid, context: Context) -> None:
     """Run the rounds and write what came out."""
     run = context.run_config
+    path = str(run["result"])
+    with report_errors(path):
+        write_result(path, federate(grid, run))
+
+
+def federate(grid: Grid, run: UserConfig) -> dict[str, Any]:
+    """Run the rounds and return their figures."""
     clients, train, poll = (int(run[key]) for key in ("clients", "train", "poll"))
     name = str(run["selector"])
     check_sizes(name, n=clients, m=train, k=poll)
@@ -78,8 +85,7 @@ def main(grid: Grid, context: Context) -> None:
         for server_round, metrics in sorted(result.evaluate_metrics_serverapp.items())
         if server_round > 0
     ]
-    if run["result"]:
-        Path(str(run["result"])).write_text(json.dumps(summary(strategy, accuracies)))
+    return summary(strategy, accuracies)
 
 
 def selector_settings(run: UserConfig) -> dict[str, Any]:
