@@ -14,6 +14,7 @@ import numpy.typing as npt
 
 from kofn.controller.config import ControllerConfig
 from kofn.controller.core.errors import RunError
+from kofn.controller.echo import MESSAGES, Echo
 from kofn.controller.intake import Intake, Record
 from kofn.controller.link.allow_list import AllowList
 from kofn.controller.link.audit import AuditLog, one_line
@@ -23,6 +24,7 @@ from kofn.controller.link.messages import Cmd, Ctl, Halt, Pace, Presence, Step, 
 from kofn.controller.link.policies import pack_policy, spaces_of
 from kofn.controller.link.topics import Topics
 from kofn.controller.link.transport import Outbound, Session, Transport
+from kofn.controller.metrics import LinkState
 from kofn.controller.orders import Orders, Result
 from kofn.controller.poll_round import Answer, PollRound
 from kofn.controller.roster import Frame, RosterBook
@@ -34,6 +36,8 @@ COMMAND_TTL_MS = 10_000
 HALT_ANSWER_WALL_S = 5.0
 """How long a halt is repeated for hosts that have not answered it, wall seconds."""
 HALT_REPEAT_WALL_S = 1.0
+ECHO_WALL_S = 1.0
+"""How long a round trip of the self-test may take, wall seconds."""
 RESULTS_KEPT = 1000
 """Results of commands that nobody has taken are forgotten beyond that."""
 
@@ -280,6 +284,50 @@ class FleetLink:
     def quarantines(self) -> int:
         """How often a host was put into quarantine."""
         return self._intake.quarantines
+
+    @property
+    def state(self) -> LinkState:
+        """What the link says of itself, for `Metrics`."""
+        roster, frame = self.roster, self.roster.frame
+        online = roster.online
+        return LinkState(
+            transport=self._transport.statistics,
+            hosts={
+                "in_frame": len(frame.paces),
+                "out_of_frame": len(online) - len(frame.paces),
+                "held": len(roster.held),
+                "offline": roster.heard_of - len(online),
+            },
+            events=dict(self._intake.events),
+            commands_under_way=len(self._orders),
+            quarantines=self._intake.quarantines,
+        )
+
+    def measure_echo(self) -> float | None:
+        """Milliseconds that five messages to ourselves take through the broker; None: no answer.
+
+        Warns of a broker that holds back small packets (`echo`). On a clock that does not move by
+        itself there is nothing to measure.
+        """
+        wall_of_one_s = self._clock.to_wall_s(1.0)
+        if wall_of_one_s <= 0:
+            return None
+        message = self._presence("ONLINE", self._connection)
+        echo = Echo()
+        while not echo.decided:
+            began_s = self._clock.now()
+            wanted = self._intake.own_ctl + MESSAGES
+            for _ in range(MESSAGES):
+                self._transport.publish(message.topic, message.payload)
+            give_up_s = began_s + ECHO_WALL_S / wall_of_one_s
+            while self._intake.own_ctl < wanted:
+                if self._clock.now() >= give_up_s:
+                    log.warning("echo=none: the broker did not answer within %g s", ECHO_WALL_S)
+                    return None
+                self.receive(give_up_s - self._clock.now())
+            echo.add(1000 * wall_of_one_s * (self._clock.now() - began_s))
+        log.log(logging.WARNING if echo.nagle else logging.INFO, "%s", echo)
+        return echo.ms
 
     def take_late(self) -> list[Late]:
         """Return and clear the zones that came too late, by step."""

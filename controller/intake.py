@@ -39,6 +39,9 @@ log = logging.getLogger(__name__)
 ROUNDS_KEPT = 8
 """Late answers to so many past rounds are told from forged ones."""
 
+CODES = 64
+"""Codes of events that are told apart."""
+
 _RETAINED_KINDS = frozenset({"conn", "roster", "halt", "ctl"})
 _HOST_KINDS = frozenset({"rep", "done", "conn", "roster", "ack", "evt"})
 _NAMELESS_KINDS = frozenset({"halt", "ctl"})
@@ -112,6 +115,10 @@ class Intake:
         """Rows and messages that did not become an answer, by kind."""
         self.quarantines = 0
         """How often a host was put into quarantine."""
+        self.events: Counter[str] = Counter()
+        """Events of hosts, by code, with repeats; at most `CODES` codes."""
+        self.own_ctl = 0
+        """How often our own presence has come back."""
         self.halting: Halt | None = None
         """A halt that is being spread: it does not end the run a second time."""
         self.halted: set[str] = set()
@@ -209,6 +216,8 @@ class Intake:
         elif kind == "evt":
             event = decode(Event, payload)
             self._record.write("event", event, host)
+            known = event.code in self.events or len(self.events) < CODES
+            self.events[event.code if known else "other"] += event.n
             if self.halting is not None and event.code == "halted":
                 self.halted.add(host)
             text = one_line(event.text)
@@ -258,6 +267,7 @@ class Intake:
         """
         if ctl.b == self._boot:
             self._announced = True
+            self.own_ctl += 1
         elif ctl.ep >= self._epoch and self._announced:
             raise RunError(
                 f"another controller, of epoch {ctl.ep}, has taken over fleet "

@@ -31,6 +31,7 @@ from kofn.controller.link.clock import Clock
 from kofn.controller.link.limits import Limits
 from kofn.controller.link.messages import Halt
 from kofn.controller.link.transport import Transport
+from kofn.controller.metrics import Metrics
 from kofn.controller.order_box import OrderBox
 from kofn.controller.playing import Player
 from kofn.controller.record import Recorder, RunFolder
@@ -75,6 +76,8 @@ class ControlLoop:
         How much one host may say; None: what an honest host needs (`fleet_link.host_limits`).
     at_start
         Called once the fleet is there, before the first step.
+    metrics
+        Told of every step.
 
     Raises
     ------
@@ -102,6 +105,7 @@ class ControlLoop:
         allow_list: AllowList | None = None,
         limits: Limits | None = None,
         at_start: Callable[[], None] = lambda: None,
+        metrics: Metrics | None = None,
     ) -> None:
         if resume_from is not None:
             check_resume(resume_from, config, policy, epoch)
@@ -110,6 +114,8 @@ class ControlLoop:
         self._allow_list = allow_list
         self._limits = limits
         self._at_start = at_start
+        self._metrics = metrics
+        self._echo_ms: float | None = None
         self._config = config
         self._policy = policy
         self._transport = transport
@@ -220,12 +226,26 @@ class ControlLoop:
         self._robots_at_start = waiter.gather(self._robots_to_start())
         g, u = self._start()
         self._at_start()
+        self._echo_ms = self._link.measure_echo()
+        if self._metrics is not None and self._echo_ms is not None:
+            self._metrics.set_echo(self._echo_ms)
+        noted_s = self._clock.now()
         for t in range(self._first_step, self._config.steps):
             skipped = waiter.next_step()
             decision = player.play(t, g, u, skipped)
             self._recorder.write("decision", decision)
             self._recorder.flush()
             self._totals.add(decision, self._config.k)
+            if self._metrics is not None:
+                since_s = self._clock.now() - noted_s
+                noted_s += since_s
+                self._metrics.add(
+                    decision,
+                    self._config.k,
+                    self._link.state,
+                    self._clock.to_wall_s(since_s),
+                    self._totals.dropped_hosts,
+                )
             yield decision
             self._totals.dropped_hosts += waiter.done(player.sent_s)
             u = decision.u
@@ -316,6 +336,7 @@ class ControlLoop:
             overflow=refused["overflow"],
             quarantined=refused["quarantined"],
             quarantined_hosts=quarantined_hosts,
+            echo_ms=self._echo_ms,
         )
 
 

@@ -68,6 +68,9 @@ class Orders:
                 sending.append((one.host, one.cmd))
         return sending
 
+    def __len__(self) -> int:
+        return len(self._under_way)
+
     def take_results(self) -> list[Result]:
         """Return what has ended since the last call."""
         results, self._results = self._results, []

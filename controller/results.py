@@ -155,6 +155,7 @@ class Summary(msgspec.Struct, frozen=True, kw_only=True):
     `loss_p_value` that of the test that it is the same in all zones, over the whole run;
     `loss_depends_on_state` tells whether the alarm was raised. `late_p50_ms` and `late_max_ms` are
     wall milliseconds by which late zones missed the end of their round.
+    `echo_ms` is the round trip to the broker before the first step, wall milliseconds.
     `poll_p50_ms` and `poll_p99_ms` are right to 1 %. `quarantined_hosts` counts how often a host
     was put into quarantine.
     """
@@ -208,6 +209,7 @@ class Summary(msgspec.Struct, frozen=True, kw_only=True):
     overflow: int = 0
     quarantined: int = 0
     quarantined_hosts: int = 0
+    echo_ms: float | None = None
 
 
 class Totals:

@@ -186,6 +186,11 @@ class RosterBook:
         """Hosts that are online, whether they take part or not."""
         return frozenset(host for host, entry in self._hosts.items() if entry.online)
 
+    @property
+    def heard_of(self) -> int:
+        """How many hosts have ever been heard of."""
+        return len(self._hosts)
+
     def take_held_anew(self) -> list[str]:
         """Return held hosts that have started anew since they were told to hold, once."""
         anew = []

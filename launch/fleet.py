@@ -314,6 +314,11 @@ class _Runner:
             *("--polling", msgspec.json.encode(scenario.polling).decode()),
             *("--hosts", str(self._workdir / ALLOW_LIST)),
             *("--beat", "0.5" if any(h.kind == "robot" for h in scenario.hosts) else "0"),
+            *(
+                ()
+                if scenario.metrics_port is None
+                else ("--metrics-port", str(scenario.metrics_port))
+            ),
             "--steps-to-log",
         ]
 

@@ -7,7 +7,7 @@ one by hand.
 
 import os
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from importlib.metadata import version
 from pathlib import Path
 
@@ -27,6 +27,8 @@ from kofn.controller.link.tls import TlsFiles
 from kofn.controller.link.topics import check_host
 from kofn.controller.link.transport import Transport
 from kofn.controller.loop import ControlLoop
+from kofn.controller.metrics import Metrics
+from kofn.controller.metrics_server import MetricsServer
 from kofn.controller.record import RunFolder
 from kofn.controller.results import Checkpoint, Decision, Summary
 from kofn.hardware.agent import HostAgent
@@ -242,6 +244,7 @@ def run_controller(
     progress: Callable[[Decision], None] | None = None,
     resume_from: Checkpoint | None = None,
     allow_list: AllowList | None = None,
+    metrics_port: int | None = None,
 ) -> Summary:
     """Steer a fleet for one run, or for what is left of one; return its summary.
 
@@ -254,6 +257,7 @@ def run_controller(
     """
     clock = MonotonicClock(speed)
     stop = StopFlag()
+    metrics = Metrics()
     loop = ControlLoop(
         config,
         policy,
@@ -263,11 +267,15 @@ def run_controller(
         epoch,
         progress=progress,
         at_start=settle,
+        metrics=metrics,
         should_stop=stop,
         resume_from=resume_from,
         allow_list=allow_list,
     )
-    summary = loop.run()
+    with ExitStack() as stack:
+        if metrics_port is not None:
+            stack.enter_context(MetricsServer(metrics_port, metrics.text))
+        summary = loop.run()
     if stop():
         raise RunError(
             f"stopped by {stop.signal} after {summary.first_step + summary.steps} of "

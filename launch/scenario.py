@@ -118,6 +118,8 @@ class Scenario(Section, frozen=True, kw_only=True):
     steps: int = 40
     control: bool = False
     video: bool = True
+    metrics_port: Annotated[int, Meta(ge=0, le=65535)] | None = None
+    """Serve /metrics for Prometheus on this port of 127.0.0.1; 0 takes a free one."""
     game: GameSection = GameSection()
     policy: PolicySection = PolicySection()
     broker: BrokerSection = BrokerSection()

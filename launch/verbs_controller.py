@@ -71,6 +71,10 @@ def controller(
     epoch_file: Annotated[
         Path | None, typer.Option(help="Counter of controller starts; default: beside the run.")
     ] = None,
+    metrics_port: Annotated[
+        int | None,
+        typer.Option(min=0, max=65535, help="Serve /metrics for Prometheus on 127.0.0.1."),
+    ] = None,
     steps_to_log: Annotated[bool, typer.Option(hidden=True)] = False,
     verbose: options.Verbose = False,
     seed: options.Seed = 0,
@@ -133,6 +137,7 @@ def controller(
         progress=_log_step if steps_to_log or sys.stderr.isatty() else None,
         resume_from=checkpoint,
         allow_list=allow_list,
+        metrics_port=metrics_port,
     )
     result = {"run_dir": str(run_folder.path), **msgspec.to_builtins(summary)}
     lines = [

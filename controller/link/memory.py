@@ -292,6 +292,7 @@ class MemoryTransport:
         return {
             "connections": self.connections,
             "dropped": self.inbox.dropped,
+            "queued": len(self.inbox),
             "superseded": self.inbox.superseded,
             "received": self.inbox.received,
             "sent": self._sent,

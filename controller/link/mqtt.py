@@ -208,6 +208,7 @@ class MqttTransport:
         return {
             "connections": self._established,
             "dropped": self._inbox.dropped,
+            "queued": len(self._inbox),
             "superseded": self._inbox.superseded,
             "received": self._inbox.received,
             "sent": self._sent,

@@ -92,6 +92,7 @@ class Transport(Protocol):
         """Counts since open.
 
         `connections`; `received` messages, of which `dropped` (queue full) and `superseded`
-        (a newer one of a `newest_only` topic came before it was read); `sent`; `unsent`.
+        (a newer one of a `newest_only` topic came before it was read); `queued` now; `sent`;
+        `unsent`.
         """
         ...

@@ -1,11 +1,14 @@
 # SPDX-License-Identifier: MIT
 """`kofn fleet`: orders to a run that goes on, with real processes."""
 
+import socket
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from kofn_process import Kofn, wait_for
+from prometheus_client.parser import text_string_to_metric_families
 
 from kofn.controller.link.broker import BrokerUser, start_broker
 from kofn.controller.record import read_decisions, read_run
@@ -29,6 +32,8 @@ def broker(tmp_path: Path) -> Iterator[list[str]]:
 def test_hosts_hold_resume_leave_and_halt_on_order(
     kofn: Kofn, broker: list[str], policy_file: Path, tmp_path: Path
 ) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
     time = ("--period", "1", "--speed", "5")
     hosts = {
         name: kofn.start(
@@ -38,7 +43,7 @@ def test_hosts_hold_resume_leave_and_halt_on_order(
     }  # fmt: skip
     steering = kofn.start(
         "controller", *broker, "--credentials", "controller.json", "--policy", str(policy_file),
-        "--k", "1", "--robots", "2", "--steps", "100000", *time,
+        "--k", "1", "--robots", "2", "--steps", "100000", *time, "--metrics-port", str(port),
     )  # fmt: skip
     (record,) = wait_for(lambda: list((tmp_path / "runs").glob("*-f/run.mcap")), "the run folder")
     folder = record.parent
@@ -48,6 +53,13 @@ def test_hosts_hold_resume_leave_and_halt_on_order(
         return decisions[-1].frame if decisions else 0
 
     wait_for(lambda: frame() == 2, "both hosts")
+    url = f"http://127.0.0.1:{port}/metrics"
+    with urllib.request.urlopen(url, timeout=10) as answer:
+        families = text_string_to_metric_families(answer.read().decode())
+    page = {sample.name: sample.value for family in families for sample in family.samples}
+    assert page["kofn_steps_total"] >= 1
+    assert page["kofn_poll_size"] == 1
+    assert 0 < page["kofn_echo_seconds"] < 10
     held = kofn.json("fleet", "hold", "a", "--run", str(folder), "--why", "battery")
     assert held == {"op": "hold", "ok": True, "text": "1 of 1 hosts complied", "hosts": {}}
     wait_for(lambda: frame() == 1, "the frame without a")
