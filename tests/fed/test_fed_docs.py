@@ -69,7 +69,7 @@ def test_a_newcomer_changes_at_most_ten_lines_and_clients_are_chosen(tmp_path: P
 def test_the_commands_of_the_page_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     lines = [line for line in PAGE.splitlines() if line.startswith("kofn ")]
-    assert len(lines) == 4
+    assert len(lines) == 3
     for line in lines:
         assert kofn_run(shlex.split(line)[1:]) == 0
     assert (tmp_path / "fedkeys" / "nodes" / "pi-2" / "node.key").exists()

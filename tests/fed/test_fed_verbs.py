@@ -3,6 +3,7 @@
 
 import json
 import os
+import re
 import shutil
 import signal
 import stat
@@ -108,7 +109,7 @@ def words(process: psutil.Process) -> str:
 @pytest.mark.slow
 @pytest.mark.timeout(400)
 def test_an_app_that_fails_on_flowers_engine_is_a_failure_of_the_command(kofn: Kofn) -> None:
-    kofn.json("fed", "app", "mine")
+    assert kofn_run(["fed", "app", str(kofn.home / "mine")]) == 0
     server = kofn.home / "mine" / "kofnapp" / "server_app.py"
     server.write_text(
         server.read_text().replace("    run = context.run_config\n", "    raise OSError('boom')\n")
@@ -135,8 +136,11 @@ def test_a_run_on_flowers_engine_that_is_stopped_leaves_nothing_behind(kofn: Kof
     wait_for(lambda: not any(words(p) for p in everything), "the end of all processes", 30)
 
 
-def test_a_copy_of_the_app_runs_and_is_the_users_own(kofn: Kofn) -> None:
-    made = kofn.json("fed", "app", "mine")
+def test_a_copy_of_the_app_runs_and_is_the_users_own(
+    kofn: Kofn, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert kofn_run(["fed", "app", str(kofn.home / "mine"), "--json"]) == 0
+    made = json.loads(capsys.readouterr().out)
     assert {"pyproject.toml", "README.md", "kofnapp/client_app.py"} <= set(made["files"])
     server = kofn.home / "mine" / "kofnapp" / "server_app.py"
     told = '"environment": dict(__import__("os").environ), "selector": strategy'
@@ -148,7 +152,7 @@ def test_a_copy_of_the_app_runs_and_is_the_users_own(kofn: Kofn) -> None:
 
 
 def test_an_app_that_raises_is_exit_code_1_and_names_the_log(kofn: Kofn) -> None:
-    kofn.json("fed", "app", "mine")
+    assert kofn_run(["fed", "app", str(kofn.home / "mine")]) == 0
     (kofn.home / "mine" / "kofnapp" / "server_app.py").write_text("raise OSError('boom')\n")
     done = kofn.run("fed", "run", "mine", *SMALL)
     assert done.returncode == 1
@@ -191,6 +195,23 @@ def test_bad_input_is_exit_code_2_and_one_sentence(
     assert not said.out
     assert words in said.err
     assert len(said.err.strip().splitlines()) == 1
+
+
+def test_the_service_units_are_valid(tmp_path: Path) -> None:
+    verify = shutil.which("systemd-analyze")
+    if verify is None:
+        pytest.skip("systemd is not installed")
+    assert kofn_run(["fed", "keys", str(tmp_path / "k"), "--superlink", "h", "--client", "a"]) == 0
+    for unit in (tmp_path / "k").rglob("*.service"):
+        # The programs are not at their place here.
+        here = re.sub(
+            r"^ExecStart=\S+", "ExecStart=/bin/true", unit.read_text(), flags=re.MULTILINE
+        )
+        unit.write_text(here)
+        done = subprocess.run(
+            [verify, "verify", unit], capture_output=True, text=True, timeout=60, check=False
+        )
+        assert (done.returncode, done.stderr) == (0, "")
 
 
 def test_a_folder_in_use_is_not_written_to(tmp_path: Path) -> None:

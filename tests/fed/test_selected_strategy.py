@@ -29,6 +29,8 @@ from flwr.serverapp.strategy import (
     QFedAvg,
     Strategy,
 )
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from small_app import FakeClock, Script, clients, reply, small_app, weights
 
 from kofn.controller.core.errors import InputError, RunError
@@ -299,6 +301,39 @@ def test_an_update_that_cannot_be_used_costs_its_client_the_round_and_nobody_els
     assert run.log.rounds[0].failed["partition-1"]
     # (0 * 1 + 2 * 3) / (1 + 3), by num-examples
     np.testing.assert_allclose(result.arrays.to_numpy_ndarrays()[0], 1.5)
+
+
+@given(
+    st.dictionaries(
+        st.sampled_from(["num-examples", "train_loss", "loss", "x"]),
+        st.one_of(
+            st.integers(-(2**63), 2**63 - 1),
+            st.floats(),
+            st.lists(st.floats(), max_size=3),
+            st.lists(st.integers(-5, 5), max_size=3),
+        ),
+    ),
+    st.lists(st.integers(0, 5), max_size=2),
+)
+@settings(max_examples=60)
+def test_whatever_one_client_replies_the_others_are_aggregated(
+    metrics: dict[str, Any], shape: list[int]
+) -> None:
+    def train(message: Message, context: Context) -> Message:
+        if context.node_config["partition-id"] == 1:
+            content = RecordDict({"metrics": MetricRecord(metrics)})
+            if shape:
+                content["arrays"] = ArrayRecord([np.ones(shape)])
+            return Message(content, reply_to=message)
+        return reply(message, context)
+
+    run = strategy(FedAvg(**QUIET), Script([clients(0, 1, 2)]), 3)
+    result = run.start(InProcessGrid(small_app(train), 3), weights(), num_rounds=1)
+    record = run.log.rounds[0]
+    assert {"partition-0", "partition-2"} <= {*record.arrived}
+    assert ("partition-1" in record.arrived) != ("partition-1" in record.failed)
+    if "partition-1" in record.failed:
+        np.testing.assert_allclose(result.arrays.to_numpy_ndarrays()[0], 1.5)
 
 
 def test_names_come_from_the_node_its_partition_or_its_id() -> None:
