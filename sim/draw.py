@@ -34,7 +34,8 @@ FLOOR, WALL, CORE = "#f1f3f4", "#9aa0a6", "#e3e5e8"
 TARGET_FILL, TARGET_EDGE = "#c3ead6", "#00845c"
 POLLED = "#c2006b"
 STAY, PLUS, MINUS, DOWN = "#7d8288", "#e08a00", "#0067b1", "#ffffff"
-ACTION_COLOURS = {0: STAY, 1: PLUS, 2: MINUS, -1: STAY}
+NORTH, SOUTH = "#7b3fa0", "#8a5a2b"
+ACTION_COLOURS = {0: STAY, 1: PLUS, 2: MINUS, 3: NORTH, 4: SOUTH, -1: STAY}
 _HEADINGS = 72
 GRID_WORDS = 56
 """Pixels kept free for the line of words below a grid, and as many above."""
@@ -105,7 +106,7 @@ def _still(scene: Scene, moment: Moment, places: Sequence[Cell]) -> Image.Image:
     if scene.speed is not None:
         note = f"film runs {scene.speed:.0f}x faster than the robots"
         draw.text((WIDTH - 24, 66), note, FAINT, _font(20), anchor="ra")
-    _draw_legend(image, draw)
+    _draw_legend(image, draw, grid=isinstance(moment.arenas[0].layout, GridLayout))
     _draw_axes(draw, scene)
     return image
 
@@ -277,15 +278,26 @@ def _robot(radius: int, colour: str, heading: int, polled: bool) -> Image.Image:
     return image.resize((2 * half, 2 * half), Image.Resampling.BOX)
 
 
-def _draw_legend(image: Image.Image, draw: Any) -> None:
+_WAYS: dict[bool, tuple[tuple[str, str], ...]] = {
+    False: ((PLUS, "going to zone + 1"), (MINUS, "going to zone - 1")),
+    True: (
+        (PLUS, "going east"),
+        (MINUS, "going west"),
+        (NORTH, "going north"),
+        (SOUTH, "going south"),
+    ),
+}
+"""Colour and words of the actions that move, in a ring and (True) in a grid."""
+
+
+def _draw_legend(image: Image.Image, draw: Any, *, grid: bool) -> None:
     left, top, row = WIDTH - LEGEND + 20, HEADER + 14, 46
     draw.text((left, top), "Seen from above", INK, _font(22))
     draw.rectangle([left, top + 44, left + 34, top + 68], fill=TARGET_FILL, outline=TARGET_EDGE,
                    width=3)  # fmt: skip
     draw.text((left + 50, top + 56), "target zone", INK, _font(22), anchor="lm")
     entries = (
-        (PLUS, False, "going to zone + 1"),
-        (MINUS, False, "going to zone - 1"),
+        *((colour, False, words) for colour, words in _WAYS[grid]),
         (STAY, False, "staying"),
         (STAY, True, "ring: polled this step"),
         (DOWN, False, "not available"),
@@ -297,7 +309,8 @@ def _draw_legend(image: Image.Image, draw: Any) -> None:
                     sprite)  # fmt: skip
         draw.text((left + 50, y), text, INK, _font(22), anchor="lm")
     y = top + 56 + (len(entries) + 1) * row
-    for line in ("white nose: heading", "digits at the core: zones"):
+    digits = "digits in a corner: zones" if grid else "digits at the core: zones"
+    for line in ("white nose: heading", digits):
         draw.text((left, y), line, FAINT, _font(20), anchor="lm")
         y += 28
 

@@ -13,6 +13,7 @@ import pytest
 
 from kofn.controller.core.errors import InputError
 from kofn.controller.link.hostlog import Header, HostLog, Poses, StepTaken
+from kofn.hardware.grid import GridLayout
 from kofn.hardware.ring import RingLayout, sector_centres
 from kofn.sim import video
 from kofn.sim.film import ArenaView, Film, Moment, Scene
@@ -252,6 +253,28 @@ def test_runs_side_by_side_share_one_clock_and_a_short_one_stands_at_its_end(
         for half in (left, right)
     ]
     assert changes[0] > changes[1] > 0
+
+
+def test_a_grid_is_drawn_cell_by_cell_with_a_colour_for_each_direction() -> None:
+    layout = GridLayout(columns=3, rows=2)
+    centres = np.column_stack([layout.centres()[:5], np.zeros(5)])
+    view = ArenaView(
+        host="g",
+        layout=layout,
+        poses=centres,
+        actions=np.arange(5),
+        up=np.ones(5, dtype=np.bool_),
+        polled=np.zeros(5, dtype=np.bool_),
+    )
+    image = draw.draw_frame(Scene("t", 10.0), Moment(0.0, 0, 5, (view,)))
+    (cell,) = draw.cells([layout])
+    shift = 0.06 * cell.scale  # beside the nose
+    for i, (x, y, _) in enumerate(centres.tolist()):
+        px, py = cell.pixel(x, y)
+        seen = image.getpixel((round(px - shift), round(py)))
+        assert seen == ImageColor.getrgb(draw.ACTION_COLOURS[i])
+    px, py = cell.pixel(*layout.centres()[5])
+    assert image.getpixel((round(px), round(py))) == ImageColor.getrgb(draw.TARGET_FILL)
 
 
 def _seek(film: Image.Image) -> Iterator[int]:
