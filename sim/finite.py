@@ -23,7 +23,6 @@ from kofn.controller.core.errors import InputError, RunError
 from kofn.sim.motion import MotionKernel
 from kofn.sim.world import (
     TICK_S,
-    BoolArray,
     Condition,
     FloatArray,
     IntArray,
@@ -120,8 +119,8 @@ class FiniteWorld:
         """Start an option on every robot: an action, or -1 to hold; shape (n,)."""
         zones = self._open()
         checked = check_actions(actions, self.spec)
-        able: BoolArray = self.condition.up & np.all(self.condition.wheels > 0, axis=1)
-        self._actions = np.where(able, checked, -1)
+        able = self.condition.able
+        self._actions = checked.copy() if able is None else np.where(able, checked, -1)
         self._rows = self.kernel.rows(self._target, np.bincount(zones, minlength=self.spec.n_zones))
         self._ticks_left = self._period_ticks
 

@@ -88,6 +88,14 @@ class Condition:
     noise_rad: float = 0.0
     base_noise: tuple[float, float] = (0.0, 0.0)
 
+    @property
+    def able(self) -> BoolArray | None:
+        """Robots that can move without bodies, shape (n,); None when all can."""
+        if not self.why and self.up.all() and self.wheels.min() > 0:
+            return None
+        able: BoolArray = self.up & (self.wheels.min(axis=1) > 0)
+        return able
+
     @classmethod
     def healthy(cls, n: int) -> Self:
         """Return the condition of n robots without a fault."""

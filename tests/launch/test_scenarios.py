@@ -5,14 +5,17 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
 from kofn_process import Kofn
 
 from kofn.controller.core.errors import InputError
 from kofn.hardware.grid import GridLayout
+from kofn.launch.parts import SwarmConfig, make_swarm
 from kofn.launch.preparing import build_game, load_policy
 from kofn.launch.scenario import GameSection, load_scenario, scenario_folder, scenario_names
+from kofn.launch.verifying import verify
 
 
 @pytest.mark.parametrize("name", scenario_names())
@@ -20,6 +23,28 @@ def test_each_scenario_of_ours_loads_and_names_a_game(name: str) -> None:
     scenario = load_scenario(name)
     assert build_game(scenario.game).n_local == scenario.arena.zones
     assert 1 <= scenario.k <= scenario.robots
+
+
+@pytest.mark.bullet
+@pytest.mark.parametrize("name", scenario_names())
+def test_the_worlds_of_each_scenario_hold_their_robots_and_move_them(name: str) -> None:
+    pytest.importorskip("pybullet", reason="needs kofn[sim]: PyBullet has no wheel for this Python")
+    scenario = load_scenario(name)
+    kinds = {host.world: host for host in scenario.hosts if host.kind == "swarm"}
+    for host in kinds.values():
+        config = SwarmConfig(
+            host=host.name, robots=host.robots, world=host.world, layout=scenario.arena
+        )
+        world = make_swarm(config)
+        world.reset(scenario.seed)
+        before = world.observe()
+        world.apply(np.ones(host.robots, dtype=np.int64))
+        world.advance(6.0 if host.world == "finite" else 0.5)
+        after = world.observe()
+        assert after.up.all()
+        moved = after.zones if after.poses is None else after.poses
+        assert not np.array_equal(moved, before.zones if before.poses is None else before.poses)
+        world.close()
 
 
 def test_the_demo_scenario_is_twenty_robots_in_two_processes_polling_five() -> None:
@@ -57,7 +82,14 @@ def test_the_mixed_scenario_runs_and_learns_its_own_policy(kofn: Kofn) -> None:
 @pytest.mark.e2e
 @pytest.mark.bullet
 @pytest.mark.broker
-@pytest.mark.parametrize("name", ["crowded30", "thousand", "million"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param("crowded30", marks=pytest.mark.slow),
+        pytest.param("thousand", marks=pytest.mark.slow),
+        "million",
+    ],
+)
 def test_scenario_runs_from_the_broker_to_the_report(
     kofn: Kofn, policy_file: Path, tmp_path: Path, name: str
 ) -> None:
@@ -69,7 +101,7 @@ def test_scenario_runs_from_the_broker_to_the_report(
     result = kofn.json("up", "short.toml", "--steps", "2", "--no-video")
     scenario = load_scenario(name)
     assert result["steps"] == 2
-    assert result["replies_used"] == 2 * scenario.k
+    assert scenario.k <= result["replies_used"] <= 2 * scenario.k
     assert 0 <= result["mean_share_in_target_last10"] <= 1
     assert result["mean_reward"] is not None
     assert ("calibrated" in result) == (name == "thousand")
@@ -94,10 +126,10 @@ def test_a_run_with_faults_replays_bit_by_bit_and_a_changed_command_is_noticed(
     assert kinds.count("dead") == 3
     assert "answer_lost" in kinds
     assert any(row.get("text") == "has an empty battery" for row in rows)
-    (first,) = [kofn.json("replay", str(run), "--verify")]
-    assert first == kofn.json("replay", str(run), "--verify", "--workers", "2")
-    assert first["exact"]
-    assert [host["steps"] for host in first["hosts"]] == [3, 3]
+    told = kofn.json("replay", str(run), "--verify", "--workers", "2")
+    assert told["exact"]
+    assert [host["steps"] for host in told["hosts"]] == [3, 3]
+    assert told["hosts"] == [msgspec.to_builtins(check) for check in verify(run, workers=1)]
 
     film = kofn.json("plot", str(run), str(run), "--film", "both.gif", "--render", "3d")
     assert [Path(name).name for name in film["written"]] == ["both.gif", "still.png", "still.png"]
