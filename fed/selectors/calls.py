@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import math
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
 
@@ -35,8 +35,13 @@ if TYPE_CHECKING:
     from kofn.fed.selectors.protocol import Outcome, Status
     from kofn.fed.status import Bins
 
+Frame = Literal["registered", "online"]
+
 #: Weight of a new round in the mean loss, and step of the speed limit.
 LOSS_STEP, LIMIT_STEP = 0.3, 0.5
+
+#: Replies from which on the speed limit takes full steps.
+SURE_REPLIES = 10
 
 
 class CallSelector(BaseSelector):
@@ -52,6 +57,9 @@ class CallSelector(BaseSelector):
         Epochs of a full effort; a partial one is a single epoch.
     fast_share : float
         Share of clients that count as fast (of two speeds).
+    frame : {"registered", "online"}
+        Among whom the k are drawn. Only draws among all registered clients tell how many are
+        offline; draws among those online waste no poll.
     flip : float
         Probability with which clients randomise their bin, see `kofn.fed.status`.
     bins : Bins
@@ -64,10 +72,14 @@ class CallSelector(BaseSelector):
         calls: Sequence[Call] = CALLS,
         epochs: int = 5,
         fast_share: float = 0.5,
+        frame: Frame = "registered",
         flip: float = 0.0,
         bins: Bins = FIVE,
     ) -> None:
         super().__init__(bins=bins)
+        if frame not in get_args(Frame):
+            raise InputError(f"frame is {frame!r}, not 'registered' or 'online'")
+        self.frame: Frame = frame
         if not 0 < fast_share < 1:
             raise InputError(f"fast_share {fast_share} is not between 0 and 1")
         self.k = check_size("poll size", k)
@@ -91,8 +103,6 @@ class CallSelector(BaseSelector):
         self._opening = True
         self.counts: FloatArray = np.zeros(bins.n_states)
 
-    # What a rule decides -------------------------------------------------------------------------
-
     def decide(self, server_round: int, rng: np.random.Generator) -> tuple[int, float]:
         """Return the call in force in this round, and the probability with which it was drawn."""
         raise NotImplementedError
@@ -112,8 +122,6 @@ class CallSelector(BaseSelector):
 
     def after_round(self, server_round: int) -> None:
         """Do what is to be done once a round is logged; nothing by default."""
-
-    # The round -----------------------------------------------------------------------------------
 
     def register(self, names: Sequence[str]) -> None:
         """Learn which clients exist."""
@@ -135,10 +143,11 @@ class CallSelector(BaseSelector):
         self, server_round: int, online: Sequence[str], rng: np.random.Generator
     ) -> PollRequest:
         """Poll k of the registered clients."""
-        del server_round, online
-        size = min(self.k, len(self._pool))
-        drawn = rng.choice(len(self._pool), size, replace=False) if size else ()
-        self._asked = tuple(self._pool[i] for i in drawn)
+        del server_round
+        pool = self._pool if self.frame == "registered" else sorted(online)
+        size = min(self.k, len(pool))
+        drawn = rng.choice(len(pool), size, replace=False) if size else ()
+        self._asked = tuple(pool[i] for i in drawn)
         return PollRequest(clients=self._asked, what="status", reference=self.reference)
 
     def take(self, server_round: int, statuses: Sequence[Status]) -> None:
@@ -158,7 +167,9 @@ class CallSelector(BaseSelector):
             speeds = [self.bins.split(status.bin)[1] for status in statuses]
             slower = len(self.bins.speed) // 2
             share = float(np.mean([speed >= slower for speed in speeds]))
-            self.limit_s *= math.exp(LIMIT_STEP * (self.fast_share - share))
+            # A few replies say little: with them the limit moves less.
+            step = LIMIT_STEP * min(1.0, len(speeds) / SURE_REPLIES)
+            self.limit_s *= math.exp(step * (self.fast_share - share))
 
     def select(
         self, server_round: int, online: Sequence[str], m: int, rng: np.random.Generator
@@ -271,8 +282,6 @@ class CallSelector(BaseSelector):
                 self.log.loss(self.phase, value, outcome.loss / mean)
             if outcome.arrived and outcome.bin is not None and 0 <= outcome.bin < self.bins.size:
                 self.log.move(state, effort, 1 + outcome.bin)
-
-    # What is remembered --------------------------------------------------------------------------
 
     def remembered(self) -> dict[str, Any]:
         """Return what all rules with calls remember."""

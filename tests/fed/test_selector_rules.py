@@ -236,12 +236,19 @@ def test_a_call_has_a_deadline_and_efforts_by_bin() -> None:
     selector = with_statuses(dict.fromkeys(NAMES, 3), "fast")
     selection = selector.select(2, NAMES, 3, rng())  # type: ignore[attr-defined]
     limit = selector.limit_s  # type: ignore[attr-defined]
-    # All call themselves fast: the limit of 7 s moved down by exp(0.5 (0.5 - 1)).
-    assert limit == pytest.approx(7.0 * math.exp(-0.25))
+    # All six call themselves fast: the limit of 7 s moved down, by six tenths of a full step.
+    assert limit == pytest.approx(7.0 * math.exp(0.6 * 0.5 * (0.5 - 1)))
     assert selection.deadline_s == pytest.approx(0.8 * limit)
     (config,) = {str(sorted(c.items())) for c in selection.per_client_config.values()}
     assert "'1,5,1,5'" in config
     assert selection.call == "fast"
+
+
+def test_polls_go_to_all_registered_clients_or_on_request_to_those_online() -> None:
+    for frame, frames in (("registered", set(NAMES)), ("online", set(NAMES[:3]))):
+        selector = make_selector("fixed-call", k=10, call="all", frame=frame)
+        selector.register(NAMES)
+        assert set(selector.wants(1, NAMES[:3], rng()).clients) == frames
 
 
 def test_a_silent_client_counts_as_offline() -> None:
@@ -256,6 +263,7 @@ def test_a_silent_client_counts_as_offline() -> None:
         ("fixed-call", {}, "needs k"),
         ("mean-field", {"k": 0}, "poll size 0 is not a whole number of at least 1"),
         ("mean-field", {"k": 5, "refit": "later"}, "refit is 'later'"),
+        ("fixed-call", {"k": 5, "frame": "all"}, "frame is 'all'"),
         ("mean-field", {"k": 5, "speed": 3}, "does not take the settings k, speed"),
         ("fedcs", {"k": 5, "round_s": -1}, "round_s -1 is not a positive time"),
         ("tifl", {"tiers": 3}, "5 credits are given for 3 tiers"),
