@@ -122,9 +122,9 @@ class GameSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
 
     gamma: float = 0.9
     horizon: int = 20
-    partial_worth: float = 0.35
+    partial_worth: float = 0.5
     high_worth: float = 1.5
-    value_power: float = 3.0
+    value_power: float = 4.0
     energy: float = 0.02
 
 
