@@ -15,6 +15,7 @@ from kofn.launch import (
     verbs_core,
     verbs_fed,
     verbs_fleet,
+    verbs_hw,
     verbs_measure,
     verbs_operate,
     verbs_run,
@@ -64,6 +65,7 @@ for verb in (
 ):
     app.command()(verb)
 app.add_typer(verbs_ca.app)
+app.add_typer(verbs_hw.app)
 app.add_typer(verbs_operate.app)
 verbs_fed.app.command()(verbs_study.study)
 app.add_typer(verbs_fed.app)

@@ -31,6 +31,8 @@ from kofn.launch.scenario import check_time
 from kofn.launch.seeds import named_seed
 
 LIMITS = "limits.toml"
+EDGE = "vda5050"
+"""The one driver of many robots: vehicles behind a broker of their own."""
 
 
 class RobotConfig(msgspec.Struct, frozen=True, kw_only=True):
@@ -77,6 +79,8 @@ def run_robot(connection: Connection, config: RobotConfig) -> dict[str, int]:
     if not 0 <= config.zone < config.layout.zones:
         raise InputError(f"zone {config.zone} must lie in 0..{config.layout.zones - 1}")
     clock = MonotonicClock(config.speed)
+    if config.driver == EDGE:
+        return _run_edge(connection, config, clock)
     driver = make_driver(config.driver, clock, config.settings)
     if config.dry_run:
         limits = driver.capabilities()
@@ -133,6 +137,36 @@ def run_robot(connection: Connection, config: RobotConfig) -> dict[str, int]:
             local.close()
             if record is not None:
                 record.close()
+
+
+def _run_edge(connection: Connection, config: RobotConfig, clock: MonotonicClock) -> dict[str, int]:
+    """Speak for many VDA 5050 vehicles: they plan their ways themselves."""
+    from kofn.hardware.vda_bank import make_bank, read_settings
+    from kofn.hardware.vda_bank import robot_names as vehicle_names
+
+    settings = read_settings(config.settings)
+    if config.dry_run or config.speed != 1.0:
+        raise InputError("an edge of vehicles has neither --dry-run nor another speed than 1")
+    if len(settings.nodes) != config.layout.zones:
+        raise InputError(
+            f"{len(settings.nodes)} nodes, but the arena has {config.layout.zones} zones"
+        )
+    folder = config.state or state_folder(connection.fleet, config.host)
+    record = BlackBox(folder, secrets.token_hex(4))
+    safety = Safety(
+        vehicle_names(settings), clock, config.safety, memory=SafetyMemory(folder), record=record
+    )
+    bank = make_bank(settings, clock, safety, config.period_s)
+    local = LocalSocket(folder / SOCKET, LocalRequests(safety, folder, record=record))
+    keepalive_s = max(1, round(config.safety.link_s / 2))
+    wire = msgspec.structs.replace(connection, keepalive_s=keepalive_s)
+    with log_of(config.log) as log:
+        try:
+            local.open()
+            return serve(wire, config.host, bank, clock, config.seed, log, safety)
+        finally:
+            local.close()
+            record.close()
 
 
 def state_folder(fleet: str, host: str) -> Path:

@@ -9,7 +9,7 @@ PBKDF2-HMAC-SHA512, the format of mosquitto 2.
 |---|---|---|
 | controller | ctl step halt {poll cmd pol}/+ | ctl halt {rep done conn roster ack evt}/+ |
 | host h | rep/h done/h conn/h roster/h ack/h evt/h | step ctl halt pol/+ poll/h cmd/h pose/h |
-| operator | halt | ctl conn/+ halt |
+| operator | halt | ctl conn/+ evt/+ halt |
 | observer | - | ctl step halt conn/+ roster/+ evt/+ |
 | localiser | pose/+ | ctl conn/+ |
 | auditor | - | everything below the fleet's root |
@@ -42,7 +42,7 @@ _WRITES: dict[Role, str] = {
 _READS: dict[Role, str] = {
     "controller": "rep/+ done/+ conn/+ roster/+ ack/+ evt/+ halt ctl",
     "host": "step ctl halt pol/+ poll/{host} cmd/{host} pose/{host}",
-    "operator": "ctl conn/+ halt",
+    "operator": "ctl conn/+ evt/+ halt",
     "observer": "ctl step halt conn/+ roster/+ evt/+",
     "localiser": "ctl conn/+",
     "auditor": "#",

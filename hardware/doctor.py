@@ -1,0 +1,173 @@
+# SPDX-License-Identifier: MIT
+"""`doctor`: is everything there that a robot needs? One line a thing, one hint a failed line.
+
+Reads only; opens the driver (which stops the motors) unless its agent is running.
+"""
+
+import asyncio
+import contextlib
+import importlib.util
+import os
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from kofn.controller.core.errors import InputError, RunError
+from kofn.hardware.bench_run import Line
+from kofn.hardware.driver import Driver, DriverError
+from kofn.hardware.limits_file import read_limits
+from kofn.hardware.local_socket import FILE as SOCKET
+from kofn.hardware.local_socket import Ask, ask_agent
+from kofn.hardware.operator_token import FILE as TOKEN
+from kofn.hardware.selftest_result import selftest_objection
+
+LIBRARIES = {
+    "serial": ("serial lines", "pip install kofn[hardware]"),
+    "websockets": ("rosbridge", "pip install kofn[hardware]"),
+    "gpiozero": ("GPIO pins", "sudo apt install python3-gpiozero python3-lgpio"),
+}
+NAGLE_MS = (35.0, 60.0)
+"""A round trip in that range is the mark of a broker that waits for more to send."""
+
+
+def machine_lines(driver: str | None = None) -> list[Line]:
+    """What this machine has for one driver, or for all: libraries, ports, the right to open."""
+    lines = [Line("python", ok=True, seen=sys.version.split()[0])]
+    needs = {"create2": "serial", "rosbridge": "websockets", "gpio": "gpiozero"}
+    for module, (what, hint) in LIBRARIES.items():
+        if driver is None or needs.get(driver, driver) == module:
+            there = importlib.util.find_spec(module) is not None
+            lines.append(Line(f"library for {what}", there, module if there else "missing", hint))
+    if driver in (None, "serial", "create2"):
+        lines += _port_lines()
+    if driver in (None, "gpio"):
+        chips = sorted(map(str, Path("/dev").glob("gpiochip*")))
+        seen = ", ".join(chips) or "none"
+        hint = "only boards with pins have them, as a Raspberry Pi"
+        lines.append(Line("GPIO chips", bool(chips), seen, hint))
+    return lines
+
+
+def _port_lines() -> list[Line]:
+    ports = sorted({*Path("/dev").glob("ttyUSB*"), *Path("/dev").glob("ttyACM*"), *_by_id()})
+    hint = "plug a board in; `ls /dev/serial/by-id` lists it"
+    seen = ", ".join(map(str, ports)) or "none attached"
+    lines = [Line("serial ports", bool(ports), seen, hint)]
+    for port in ports:
+        allowed = os.access(port, os.R_OK | os.W_OK)
+        seen = "read and write" if allowed else "no permission"
+        lines.append(Line(str(port), allowed, seen, "sudo usermod -aG dialout $USER, log in again"))
+    return lines
+
+
+def state_lines(folder: Path) -> list[Line]:
+    """What the robot remembers: limits, token, self-test; and its agent, if it runs."""
+    lines = []
+    limits = folder / "limits.toml"
+    if limits.exists():
+        try:
+            read = read_limits(limits)
+            lines.append(Line("limits", ok=True, seen=f"v {read.v:g} m/s, w {read.w:g} rad/s"))
+        except InputError as error:
+            lines.append(Line("limits", ok=False, seen=str(error), hint="mend the file"))
+    else:
+        hint = "write one: v, w, accel in SI units (docs/safety.md)"
+        lines.append(Line("limits", ok=False, seen=f"no {limits}", hint=hint))
+    token = (folder / TOKEN).exists()
+    seen = "set" if token else "none"
+    lines.append(Line("operator token", token, seen, "kofn hw token on this machine"))
+    objection = selftest_objection(folder)
+    lines.append(
+        Line("self-test", objection is None, objection or "passed", "kofn hw selftest, wheels up")
+    )
+    return lines
+
+
+def agent_lines(folder: Path) -> list[Line]:
+    """State of the robot's agent; nothing where none runs."""
+    with contextlib.suppress(RunError, InputError):
+        answer = ask_agent(folder / SOCKET, Ask(op="status"))
+        return [
+            Line(
+                f"robot {row['robot']}",
+                row["mode"] in ("ARMED", "DISARMED"),
+                row["mode"] + (f": {row['why']}" if row["why"] else ""),
+                "kofn hw arm --clear or --release, once its cause is gone",
+            )
+            for row in answer.robots
+        ]
+    return []
+
+
+async def _look_at(driver: Driver) -> list[Line]:
+    known, lines = driver.capabilities(), []
+    try:
+        await driver.open()
+    except DriverError as error:
+        return [Line(f"driver {known.kind}", ok=False, seen=error.cause, hint=error.hint)]
+    try:
+        seen = await driver.read()
+        lines.append(Line(f"driver {known.kind}", ok=True, seen="opens, motors stopped"))
+        if known.has_battery:
+            there = seen.battery_v is not None
+            volts = f"{seen.battery_v:.2f} V" if seen.battery_v is not None else "no reading"
+            lines.append(Line("battery", there, volts, "check its wiring"))
+        if known.has_estop_input:
+            free = not seen.estop_input
+            word = "open" if free else "pressed, or its wire is broken"
+            lines.append(Line("stop input", free, word, "release it; check its wire"))
+        hint = "see the driver's page in docs/drivers.md"
+        lines += [Line("fault", ok=False, seen=fault, hint=hint) for fault in seen.faults]
+    except DriverError as error:
+        lines.append(Line(f"driver {known.kind}", ok=False, seen=error.cause, hint=error.hint))
+    finally:
+        with contextlib.suppress(Exception):
+            await driver.close()
+    return lines
+
+
+def driver_lines(driver: Driver) -> list[Line]:
+    """Open the driver, look, close; never raises."""
+    try:
+        return asyncio.run(_look_at(driver))
+    except Exception as error:  # noqa: BLE001  a driver of somebody else: a line, no traceback
+        hint = "the driver is broken: run its conformance checks"
+        return [Line("driver", ok=False, seen=f"{type(error).__name__}: {error}", hint=hint)]
+
+
+def broker_lines(ping: Callable[[], None] | None, url: str | None, why: str = "") -> list[Line]:
+    """Round trips to the broker: p50, p99, and the 40 ms that a missing setting costs.
+
+    Parameters
+    ----------
+    ping
+        Sends one and waits for its answer; None: not connected.
+    url
+        The broker; None: not asked for.
+    why
+        Why it is not connected.
+    """
+    if url is None:
+        hint = "name it: --broker mqtt://host"
+        return [Line("broker", ok=False, seen="none named", hint=hint)]
+    if ping is None:
+        hint = "start it; check address, credentials and firewall"
+        return [Line("broker", ok=False, seen=why, hint=hint)]
+    times = []
+    for _ in range(50):
+        began_s = time.monotonic()
+        ping()
+        times.append(1000 * (time.monotonic() - began_s))
+    times.sort()
+    p50, p99 = statistics.median(times), times[-1]
+    slow = NAGLE_MS[0] <= p50 <= NAGLE_MS[1]
+    hint = "set_tcp_nodelay true in mosquitto.conf" if slow else ""
+    seen = f"round trip p50 {p50:.1f} ms, worst of 50 {p99:.1f} ms"
+    return [Line("broker", not slow, seen, hint)]
+
+
+def _by_id() -> list[Path]:
+    folder = Path("/dev/serial/by-id")
+    return list(folder.iterdir()) if folder.exists() else []

@@ -1,0 +1,442 @@
+# SPDX-License-Identifier: MIT
+"""`kofn hw`: a robot with motors, on its own machine."""
+
+import asyncio
+import os
+import sys
+import time
+from contextlib import closing
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated, Any
+
+import msgspec
+import typer
+
+from kofn.controller.core.errors import InputError, RunError
+from kofn.controller.link.clock import MonotonicClock
+from kofn.controller.link.messages import Conn, Ctl, Event, Halt, decode, encode
+from kofn.controller.link.mqtt import MqttTransport
+from kofn.controller.link.topics import Topics
+from kofn.controller.link.transport import Session
+from kofn.hardware import doctor as looking
+from kofn.hardware.bench_run import BenchRun, Line
+from kofn.hardware.bench_run import selftest as test_robot
+from kofn.hardware.calibration import (
+    Calibration,
+    read_calibration,
+    turned_into_scales,
+    write_calibration,
+)
+from kofn.hardware.driver import Driver, DriverError
+from kofn.hardware.drivers.registry import make_driver
+from kofn.hardware.fleet_file import read_fleet
+from kofn.hardware.limits_file import RobotLimits, read_limits
+from kofn.hardware.local_socket import FILE as SOCKET
+from kofn.hardware.local_socket import Ask, Op, ask_agent
+from kofn.hardware.operator_token import make_token
+from kofn.hardware.selftest_result import SelftestResult, write_result
+from kofn.launch import options
+from kofn.launch.output import emit
+from kofn.launch.parts import Connection, connect
+from kofn.launch.robot_host import LIMITS, state_folder, table_of
+from kofn.launch.tls_options import InsecureLab, TlsCa, TlsCert, TlsKey, tls_files
+
+app = typer.Typer(
+    name="hw",
+    help="Robots with motors: check, calibrate, test, arm, stop.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+Host = Annotated[str, typer.Option("--host", help="The robot's host name on the wire.")]
+State = Annotated[
+    Path | None, typer.Option("--state", help="The robot's state folder; default: by its name.")
+]
+DriverName = Annotated[str | None, typer.Option("--driver", help="Name of the driver.")]
+Settings = Annotated[str, typer.Option("--settings", help="Settings of the driver as JSON.")]
+TOKEN_VARIABLE = "KOFN_OPERATOR_TOKEN"  # noqa: S105  the name of a variable
+ANSWER_S = 3.0
+REPEAT_S = 0.5
+STRAIGHT_M, TURNS = 1.0, 5
+
+
+@app.command()
+def doctor(
+    host: Annotated[str | None, typer.Argument(help="Host name of a robot here.")] = None,
+    driver: DriverName = None,
+    settings: Settings = "{}",
+    fleet: options.Fleet = "fleet",
+    state: State = None,
+    broker: Annotated[str | None, typer.Option(help="Broker as mqtt://host:port.")] = None,
+    credentials: options.Credentials = None,
+    mqtt: options.Mqtt = "auto",
+    tls_ca: TlsCa = None,
+    tls_cert: TlsCert = None,
+    tls_key: TlsKey = None,
+    insecure_lab: InsecureLab = False,
+    json: options.Json = False,
+) -> None:
+    """Look at everything that a robot needs; code 2 when something is missing."""
+    made = None if driver is None else make_driver(driver, MonotonicClock(), _table(settings))
+    lines = looking.machine_lines(driver)
+    if host is not None or state is not None:
+        folder = state or state_folder(fleet, host or "")
+        lines += looking.state_lines(folder)
+        agent = looking.agent_lines(folder)
+        lines += agent
+        if agent:
+            made = None  # its agent has the device
+    if made is not None:
+        lines += looking.driver_lines(made)
+    if broker is not None or host is None:
+        tls = tls_files(tls_ca, tls_cert, tls_key)
+        lines += _broker_lines(
+            None if broker is None else connect(fleet, broker, credentials, mqtt, tls, insecure_lab)
+        )
+    _report(lines, json)
+
+
+@app.command()
+def token(
+    host: Host,
+    fleet: options.Fleet = "fleet",
+    state: State = None,
+    json: options.Json = False,
+) -> None:
+    """Make a new operator token; the robot keeps its hash, this prints it once."""
+    folder = state or state_folder(fleet, host)
+    made = make_token(folder)
+    emit(
+        {"token": made, "state": str(folder)},
+        [made, f"kept as a hash in {folder}; whoever arms robots needs it as {TOKEN_VARIABLE}"],
+        as_json=json,
+    )
+
+
+@app.command()
+def arm(
+    robot: Annotated[str, typer.Argument(help="Name of the robot, as HOST.r0.")],
+    minutes: Annotated[float | None, typer.Option(help="For so long; default: 4 hours.")] = None,
+    clear: Annotated[bool, typer.Option("--clear", help="Leave FAULT instead.")] = False,
+    release: Annotated[bool, typer.Option("--release", help="Leave ESTOP instead.")] = False,
+    disarm: Annotated[bool, typer.Option("--disarm", help="Stop and disarm instead.")] = False,
+    home: Annotated[bool, typer.Option("--home", help="Creep into its fence instead.")] = False,
+    status: Annotated[bool, typer.Option("--status", help="Say its state only.")] = False,
+    force: Annotated[
+        bool, typer.Option("--force", help="Without a passed self-test; written down.")
+    ] = False,
+    fleet: options.Fleet = "fleet",
+    state: State = None,
+    token_file: Annotated[Path | None, typer.Option(help="File with the operator token.")] = None,
+    json: options.Json = False,
+) -> None:
+    """Arm a robot on this machine; no message of a broker can."""
+    chosen: list[tuple[Op, bool]] = [
+        ("clear", clear),
+        ("release", release),
+        ("disarm", disarm),
+        ("home", home),
+        ("status", status),
+    ]
+    named = [op for op, given in chosen if given]
+    if len(named) > 1:
+        raise InputError(f"--{named[0]} and --{named[1]} exclude each other")
+    op: Op = named[0] if named else "arm"
+    if minutes is not None and not 0 < minutes <= 24 * 60:
+        raise InputError(f"minutes {minutes:g} must lie above 0 and be at most 1440")
+    host = robot.rsplit(".", 1)[0]
+    folder = state or state_folder(fleet, host)
+    ask = Ask(
+        op=op,
+        robot=robot,
+        token="" if op in ("disarm", "status") else _token(token_file),
+        for_s=None if minutes is None else 60 * minutes,
+        force=force,
+    )
+    answer = ask_agent(folder / SOCKET, ask)
+    mine = next((row for row in answer.robots if row["robot"] == robot), None)
+    if not answer.ok:
+        raise RunError(f"{robot}: {op} refused: {'; '.join(answer.why)}")
+    mode = mine["mode"] if mine is not None else "unknown"
+    why = f" ({mine['why']})" if mine is not None and mine["why"] else ""
+    emit({"robot": robot, "op": op, "state": mine}, [f"{robot}: {mode}{why}"], as_json=json)
+
+
+@app.command()
+def estop(
+    broker: Annotated[str | None, typer.Option(help="Broker; stops the whole fleet.")] = None,
+    host: Annotated[str | None, typer.Option(help="Host on this machine, without broker.")] = None,
+    why: Annotated[str, typer.Option(help="Reason, for the record.")] = "",
+    fleet: options.Fleet = "fleet",
+    state: State = None,
+    credentials: options.Credentials = None,
+    mqtt: options.Mqtt = "auto",
+    tls_ca: TlsCa = None,
+    tls_cert: TlsCert = None,
+    tls_key: TlsKey = None,
+    insecure_lab: InsecureLab = False,
+    json: options.Json = False,
+) -> None:
+    """Stop robots now; needs no token. They stay stopped until released at each of them."""
+    if (broker is None) == (host is None):
+        raise InputError("name either --broker (the whole fleet) or --host (one here)")
+    if host is not None:
+        folder = state or state_folder(fleet, host)
+        answer = ask_agent(folder / SOCKET, Ask(op="estop", why=why[:200]))
+        rows = [f"{row['robot']}: {row['mode']}" for row in answer.robots]
+        emit({"stopped": answer.ok, "robots": answer.robots}, rows, as_json=json)
+        return
+    assert broker is not None  # noqa: S101
+    tls = tls_files(tls_ca, tls_cert, tls_key)
+    connection = connect(fleet, broker, credentials, mqtt, tls, insecure_lab)
+    epoch, answered, silent = _halt_fleet(connection, why)
+    lines = [f"halt of epoch {epoch} is out and kept by the broker"]
+    lines += [f"stopped: {', '.join(sorted(answered)) or 'no host answered'}"]
+    result = {"epoch": epoch, "stopped": sorted(answered), "silent": sorted(silent)}
+    emit(result, lines, as_json=json)
+    if silent:
+        raise RunError(f"NO ANSWER from {', '.join(sorted(silent))}: go there and cut the power")
+
+
+@app.command()
+def fleet(
+    path: Annotated[Path, typer.Argument(help="The fleet file.")],
+    show: Annotated[str | None, typer.Option(help="One robot, value by value.")] = None,
+    json: options.Json = False,
+) -> None:
+    """Check a fleet file; --show prints each value of a robot with its level."""
+    robots = read_fleet(path)
+    if show is not None:
+        if show not in robots:
+            raise InputError(f"{path} has no robot {show!r}; it has {', '.join(sorted(robots))}")
+        values = robots[show].values
+        rows = {key: {"value": v.value, "level": v.level} for key, v in sorted(values.items())}
+        lines = [f"{key} = {v.value}   [{v.level}]" for key, v in sorted(values.items())]
+        emit({"robot": show, "values": rows}, lines, as_json=json)
+        return
+    listed = [
+        {"robot": name, "enabled": entry.get("enabled", True), "driver": entry.get("driver")}
+        for name, entry in sorted(robots.items())
+    ]
+    lines = [
+        f"{row['robot']}: {row['driver'] or 'no driver'}"
+        + ("" if row["enabled"] else " (disabled)")
+        for row in listed
+    ]
+    emit({"robots": listed}, lines, as_json=json)
+
+
+@app.command()
+def selftest(
+    host: Annotated[str, typer.Argument(help="Host name of the robot here.")],
+    driver: Annotated[str, typer.Option(help="Name of the driver.")],
+    settings: Settings = "{}",
+    yes: Annotated[
+        bool, typer.Option("--yes", help="Wheels are off the ground; do not ask.")
+    ] = False,
+    fleet: options.Fleet = "fleet",
+    state: State = None,
+    json: options.Json = False,
+) -> None:
+    """Turn each motor both ways at 20 % of the limits, wheels off the ground; keep the result."""
+    folder = state or state_folder(fleet, host)
+    made = make_driver(driver, MonotonicClock(), _table(settings))
+    limits = _limits(folder)
+    _confirm(yes, "The wheels will turn. Lift the robot off the ground, then type: wheels up")
+    lines = _on_the_bench(made, limits, test_robot)
+    failed = [line.name for line in lines if not line.ok]
+    stamp = f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}"
+    write_result(folder, SelftestResult(ok=not failed, driver=driver, utc=stamp, failed=failed))
+    _report(lines, json, failed_code=1)
+
+
+@app.command()
+def calibrate(
+    robot: Annotated[str, typer.Argument(help="Name of the robot.")],
+    driver: Annotated[str, typer.Option(help="Name of the driver.")],
+    folder: Annotated[Path, typer.Option(help="Folder of the calibration files.")],
+    settings: Settings = "{}",
+    straight: Annotated[
+        float | None, typer.Option(help="Metres measured for the straight way; else asked.")
+    ] = None,
+    turned: Annotated[
+        float | None, typer.Option(help="Turns measured for the turns to the left; else asked.")
+    ] = None,
+    yes: Annotated[bool, typer.Option("--yes", help="The floor is free; do not ask.")] = False,
+    json: options.Json = False,
+) -> None:
+    """Drive 1 m and turn 5 times, compare with a tape, write a new calibration, keep the old."""
+    path = folder / f"{robot}.toml"
+    stamp = f"{datetime.now(UTC):%Y-%m-%d}"
+    old = (
+        read_calibration(path, robot)
+        if path.exists()
+        else Calibration(robot=robot, driver=driver, date=stamp)
+    )
+    made = make_driver(driver, MonotonicClock(), _table(settings))
+    if not made.capabilities().has_odometry:
+        raise InputError(f"driver {driver!r} has no odometry as set: nothing to calibrate")
+    _confirm(yes, "It will drive 1 m and turn on the spot. Free the floor, then type: floor free")
+
+    async def drive(run: BenchRun) -> tuple[float, float]:
+        v, w = run.limits.v_max * run.share, run.limits.w_max * run.share
+        ahead = await run.move(v, 0.0, lambda way: way[0] >= STRAIGHT_M, 3 * STRAIGHT_M / v)
+        whole = TURNS * 6.283185307179586
+        turn = await run.move(0.0, w, lambda way: way[2] >= whole, 3 * whole / w)
+        return ahead[0], turn[2]
+
+    told_m, told_rad = _on_the_bench(made, RobotLimits(), drive, share=0.5)
+    new = turned_into_scales(
+        old,
+        told_m=told_m,
+        measured_m=straight if straight is not None else _ask("metres by the tape"),
+        told_rad=told_rad,
+        measured_rad=6.283185307179586 * (turned if turned is not None else _ask("turns seen")),
+    )
+    new = msgspec.structs.replace(new, date=stamp, driver=driver)
+    written = write_calibration(folder, new)
+    names = [name for name in new.__struct_fields__ if getattr(new, name) != getattr(old, name)]
+    changes = {name: [getattr(old, name), getattr(new, name)] for name in names}
+    lines = [f"{name}: {before} -> {after}" for name, (before, after) in changes.items()]
+    result = {"path": str(written), "told_m": told_m, "told_rad": told_rad, "changes": changes}
+    emit(result, [*lines, f"written: {written}"], as_json=json)
+
+
+@app.command()
+def tags(
+    numbers: Annotated[list[int], typer.Argument(help="Tag ids; the floor's are 500 and up.")],
+    out: Annotated[Path, typer.Option(help="The PDF.")] = Path("tags.pdf"),
+    side: Annotated[float, typer.Option(help="Side of the black square, m.")] = 0.12,
+    json: options.Json = False,
+) -> None:
+    """Print tags for robots and floor at their true size, as a PDF of A4 pages."""
+    from kofn.launch.tag_sheets import write_sheets
+
+    pages = write_sheets(out, numbers, side_m=side)
+    emit({"path": str(out), "pages": pages}, [f"{out}: {pages} pages"], as_json=json)
+
+
+def _table(settings: str) -> dict[str, Any]:
+    return table_of("--settings", settings)
+
+
+def _limits(folder: Path) -> RobotLimits:
+    path = folder / LIMITS
+    return read_limits(path) if path.exists() else RobotLimits()
+
+
+def _token(path: Path | None) -> str:
+    if path is not None:
+        try:
+            return path.read_text().strip()
+        except OSError as error:
+            raise InputError(f"cannot read token file {path}: {error.strerror}") from error
+    known = os.environ.get(TOKEN_VARIABLE, "")
+    if known or not sys.stdin.isatty():
+        return known
+    return str(typer.prompt("operator token", hide_input=True, err=True))
+
+
+def _confirm(yes: bool, sentence: str) -> None:
+    if yes:
+        return
+    if not sys.stdin.isatty():
+        raise InputError("nobody is at the terminal to confirm: use --yes at the robot only")
+    words = sentence.rsplit(": ", 1)[1]
+    if str(typer.prompt(sentence, err=True)).strip() != words:
+        raise RunError("not confirmed, nothing moved")
+
+
+def _ask(what: str) -> float:
+    if not sys.stdin.isatty():
+        raise InputError(f"nobody is at the terminal to give the {what}: name it as an option")
+    return float(typer.prompt(what, type=float, err=True))
+
+
+def _on_the_bench(driver: Driver, limits: RobotLimits, work: Any, share: float = 0.2) -> Any:
+    async def whole() -> Any:
+        async with BenchRun(driver, MonotonicClock(), limits, share=share) as run:
+            return await work(run)
+
+    try:
+        return asyncio.run(whole())
+    except DriverError as error:
+        raise RunError(f"{error.cause}; {error.hint}") from error
+
+
+def _broker_lines(connection: Connection | None) -> list[Line]:
+    if connection is None:
+        return looking.broker_lines(None, None)
+    clock = MonotonicClock()
+    transport = connection.transport(clock)
+    # Not a role's id: the doctor must not put anybody off the broker.
+    session = Session("doctor", (), lambda _: None, lambda _: (), fleet=connection.fleet)
+    with closing(transport):
+        try:
+            transport.open(session, 5.0)
+        except RunError as error:
+            return looking.broker_lines(None, connection.url, str(error))
+        return looking.broker_lines(lambda: _round_trip(transport), connection.url)
+
+
+def _round_trip(transport: MqttTransport) -> None:
+    heard_s = transport.heard_wall_s
+    transport.ping()
+    deadline_s = time.monotonic() + 2.0
+    while transport.heard_wall_s == heard_s and time.monotonic() < deadline_s:
+        time.sleep(0.0001)
+
+
+def _halt_fleet(connection: Connection, why: str) -> tuple[int, set[str], set[str]]:
+    """Publish a halt, repeat it; return its epoch, who answered, who is online and did not."""
+    topics, clock = Topics(connection.fleet), MonotonicClock()
+    transport = connection.transport(clock)
+    filters = [(topics.ctl, 1), (topics.of("conn", "+"), 1), (topics.halt, 1)]
+    filters.append((topics.of("evt", "+"), 0))
+    epoch, halted, online, answered = -1, -1, set[str](), set[str]()
+    session = Session("operator", filters, lambda _: None, lambda _: (), fleet=connection.fleet)
+    with closing(transport):
+        transport.open(session)
+        end_s, next_s, known_s = clock.now() + ANSWER_S, clock.now() + 0.3, clock.now() + 0.3
+        while clock.now() < end_s:
+            message = transport.receive(0.05)
+            address = None if message is None else topics.parse(message.topic)
+            if message is not None and address is not None and message.payload:
+                try:
+                    if address.kind == "ctl":
+                        epoch = max(epoch, decode(Ctl, message.payload).ep)
+                    elif address.kind == "halt":
+                        halted = max(halted, decode(Halt, message.payload).ep)
+                    elif address.kind == "conn":
+                        here = decode(Conn, message.payload).st == "ONLINE"
+                        (online.add if here else online.discard)(address.name)
+                    elif address.kind == "evt" and decode(Event, message.payload).code == "halted":
+                        answered.add(address.name)
+                except InputError:
+                    continue
+            if clock.now() >= next_s:
+                # Without a controller's presence: above every halt known, which is new to all.
+                epoch = epoch if epoch >= 0 else halted + 1
+                halt = encode(Halt(ep=epoch, by="operator", why=why[:200]))
+                transport.publish(topics.halt, halt, qos=1, retain=True)
+                next_s = clock.now() + REPEAT_S
+            if clock.now() > known_s + 0.2 and online and online <= answered:
+                break
+    return epoch, answered, online - answered
+
+
+def _report(lines: list[Line], as_json: bool, *, failed_code: int = 2) -> None:
+    rows = [line._asdict() for line in lines]
+    failed = [line for line in lines if not line.ok]
+    width = max(len(line.name) for line in lines)
+    table = []
+    for line in lines:
+        table.append(f"{'ok  ' if line.ok else 'FAIL'}  {line.name:<{width}}  {line.seen}")
+        if not line.ok and line.hint:
+            table.append(f"      {'':<{width}}  hint: {line.hint}")
+    emit({"ok": not failed, "lines": rows}, table, as_json=as_json)
+    if failed:
+        raise typer.Exit(failed_code)

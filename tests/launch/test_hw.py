@@ -1,0 +1,202 @@
+# SPDX-License-Identifier: MIT
+"""`kofn hw` on real processes and ptys."""
+
+import os
+import re
+import signal
+import subprocess  # noqa: TC003
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from devices import TextBoard
+from kofn_process import Kofn
+from plain_broker import PlainBroker, plain_broker
+
+from kofn.controller.core.errors import InputError
+from kofn.hardware.calibration import Calibration, read_calibration, write_calibration
+from kofn.hardware.fleet_file import read_fleet
+
+FLEET = """
+[all]
+deadman_s = 0.5
+limits = { v = 0.4, w = 2.0, accel = 0.8 }
+[types.pico]
+driver = "serial"
+battery_v = { warn = 3.5, critical = 3.3 }
+[robots.r07]
+type = "pico"
+tag = 7
+limits = { v = 0.3, w = 9.0 }
+[robots.r08]
+type = "pico"
+enabled = false
+"""
+
+
+@pytest.fixture
+def board(tmp_path: Path) -> Iterator[TextBoard]:
+    made = TextBoard(tmp_path / "port")
+    made.plug()
+    yield made
+    made.unplug()
+
+
+def driver_of(board: TextBoard) -> list[str]:
+    return ["--driver", "serial", "--settings", f'{{"port": "{board.path}", "answer_s": 0.5}}']
+
+
+def test_doctor_without_anything_attached_is_a_table_with_hints_and_code_2(kofn: Kofn) -> None:
+    done = kofn.run("hw", "doctor")
+    assert done.returncode == 2
+    assert "Traceback" not in done.stdout + done.stderr
+    lines = done.stdout.splitlines()
+    failed = [i for i, line in enumerate(lines) if line.startswith("FAIL")]
+    assert failed
+    assert all("hint: " in lines[i + 1] for i in failed)
+    assert all(line.startswith(("ok ", "FAIL", " ")) for line in lines)
+
+
+def test_doctor_sees_a_board_and_a_broker(kofn: Kofn, board: TextBoard, tmp_path: Path) -> None:
+    with plain_broker(tmp_path) as broker:
+        done = kofn.run("hw", "doctor", *driver_of(board), "--broker", broker.url)
+    assert "opens, motors stopped" in done.stdout
+    assert "7.40 V" in done.stdout
+    assert "round trip p50" in done.stdout
+
+
+def test_selftest_turns_the_wheels_and_keeps_its_result(
+    kofn: Kofn, board: TextBoard, tmp_path: Path
+) -> None:
+    command = ["hw", "selftest", "bot", *driver_of(board), "--state", str(tmp_path / "s")]
+    refused = kofn.run(*command)
+    assert refused.returncode == 2
+    assert board.wheels.changes == []
+    result = kofn.json(*command, "--yes")
+    assert result["ok"], result
+    assert {line["name"] for line in result["lines"]} >= {"forward, encoder sign", "dead-man"}
+    assert board.wheels.still
+    assert max(abs(left) for _, left, _ in board.wheels.changes) < 0.1  # a fifth of the limits
+    assert (tmp_path / "s" / "selftest.json").exists()
+
+
+def test_calibration_is_corrected_by_the_tape_and_the_old_version_is_kept(
+    kofn: Kofn, board: TextBoard, tmp_path: Path
+) -> None:
+    folder = tmp_path / "calibration"
+    write_calibration(folder, Calibration(robot="bot", driver="serial", date="2026-01-01"))
+    fast = f'{{"port": "{board.path}", "answer_s": 0.5, "v_max_mps": 5, "w_max_radps": 40}}'
+    board.MOST = 200_000
+    result = kofn.json(
+        *("hw", "calibrate", "bot", "--driver", "serial", "--settings", fast),
+        *("--folder", str(folder), "--straight", "1.05", "--turned", "5", "--yes"),
+    )
+    new = read_calibration(folder / "bot.toml", "bot")
+    assert new.left_scale == pytest.approx(1.05 / result["told_m"])
+    assert read_calibration(folder / "bot.1.toml", "bot").left_scale == 1.0
+    assert set(result["changes"]) >= {"left_scale", "right_scale", "track_m"}
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        (FLEET.replace("tag = 7", "tga = 7"), "unknown key 'tga' in [robots.r07]"),
+        (FLEET.replace('type = "pico"', 'type = "nano"', 1), "no type 'nano'; known are pico"),
+        (FLEET.replace("0.5", "0.05"), "deadman_s = 0.05 s must lie in 0.1..2 s"),
+        (FLEET.replace("v = 0.3", "v = -1"), "limit v = -1.0 must be at least 0"),
+        ("[all]\n", "names no [robots.<id>]"),
+        ("[robot.a]\n", "unknown table [robot]"),
+    ],
+)
+def test_bad_fleet_file_is_one_sentence(tmp_path: Path, text: str, sentence: str) -> None:
+    path = tmp_path / "fleet.toml"
+    path.write_text(text)
+    with pytest.raises(InputError, match=re.escape(sentence)):
+        read_fleet(path)
+
+
+def test_fleet_show_names_the_level_of_each_value_and_limits_only_fall(
+    kofn: Kofn, tmp_path: Path
+) -> None:
+    path = tmp_path / "fleet.toml"
+    path.write_text(FLEET)
+    values = kofn.json("hw", "fleet", str(path), "--show", "r07")["values"]
+    assert values["deadman_s"] == {"value": 0.5, "level": "all"}
+    assert values["driver"] == {"value": "serial", "level": "types.pico"}
+    assert values["limits"]["value"] == {"v": 0.3, "w": 2.0, "accel": 0.8}
+    listed = kofn.json("hw", "fleet", str(path))["robots"]
+    assert [row["enabled"] for row in listed] == [True, False]
+
+
+class Robot:
+    """`kofn robot` with a board, on a broker."""
+
+    def __init__(self, kofn: Kofn, board: TextBoard, broker: PlainBroker, state: Path) -> None:
+        self.kofn, self.state = kofn, state
+        self.token = kofn.json("hw", "token", "--host", "bot", "--state", str(state))["token"]
+        (state / "token").write_text(self.token)
+        self._command = ["robot", "--host", "bot", "--broker", broker.url, *driver_of(board)]
+        self._command += ["--state", str(state)]
+        self.process = self.start()
+
+    def start(self) -> "subprocess.Popen[str]":
+        self.process = self.kofn.start(*self._command)
+        deadline_s = time.monotonic() + 30
+        while time.monotonic() < deadline_s:
+            if self.ask("--status").returncode == 0 and self.mode() != "BOOT":
+                return self.process
+            time.sleep(0.1)
+        raise AssertionError("the robot does not start")
+
+    def ask(self, *options: str) -> "subprocess.CompletedProcess[str]":
+        token = ["--token-file", str(self.state / "token")]
+        return self.kofn.run("hw", "arm", "bot.r0", "--state", str(self.state), *token, *options)
+
+    def mode(self) -> Any:
+        words = ("hw", "arm", "bot.r0", "--state", str(self.state), "--status")
+        return self.kofn.json(*words)["state"]["mode"]
+
+
+@pytest.mark.broker
+@pytest.mark.slow
+def test_arming_needs_the_token_here_and_an_emergency_stop_outlives_a_kill(
+    kofn: Kofn, board: TextBoard, tmp_path: Path
+) -> None:
+    state = tmp_path / "s"
+    with plain_broker(tmp_path) as broker:
+        robot = Robot(kofn, board, broker, state)
+        assert robot.mode() == "DISARMED"
+        assert "no self-test has passed" in robot.ask().stderr
+        (state / "token").write_text("guess")
+        wrong = robot.ask("--force")
+        assert (wrong.returncode, "token is wrong" in wrong.stderr) == (1, True)
+        (state / "token").write_text(robot.token)
+        assert robot.ask("--force").returncode == 0
+        assert robot.mode() == "ARMED"
+        stopped = kofn.json("hw", "estop", "--broker", broker.url, "--why", "test")
+        assert stopped["stopped"] == ["bot"]
+        assert robot.mode() == "ESTOP"
+        os.kill(robot.process.pid, signal.SIGKILL)
+        robot.process.wait()
+        robot.start()
+        assert robot.mode() == "ESTOP"
+        refused = robot.ask("--release")
+        assert "a halt forbids epochs" in refused.stderr
+        robot.process.terminate()
+        robot.process.communicate(timeout=20)
+    assert board.wheels.still
+
+
+def test_estop_of_a_fleet_names_whoever_does_not_answer(kofn: Kofn, tmp_path: Path) -> None:
+    from paho.mqtt.publish import single
+
+    from kofn.controller.link.messages import Conn, encode
+
+    with plain_broker(tmp_path) as broker:
+        payload = encode(Conn(b="b", c=1, st="ONLINE", n=1))
+        single("kofn1/fleet/conn/ghost", payload, 1, retain=True, port=broker.port)
+        done = kofn.run("hw", "estop", "--broker", broker.url)
+    assert done.returncode == 1
+    assert "NO ANSWER from ghost" in done.stderr
