@@ -109,6 +109,10 @@ class Estimator:
         known = sum(self.last_known.zone(robot) is not None for robot in lack.missing)
         return max(missing - known, self._config.fresh_needed(polled) - lack.heard)
 
+    def change_kernels(self, kernels: FloatArray) -> None:
+        """From now on robots move by other kernels, shape (S_g, S_l, S_l)."""
+        self.last_known.change_kernels(kernels)
+
     def advance(self, g: int) -> None:
         """Move on by one step of the fleet under target `g`."""
         self.last_known.advance(g)

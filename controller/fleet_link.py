@@ -21,7 +21,7 @@ from kofn.controller.link.audit import AuditLog, one_line
 from kofn.controller.link.clock import Clock
 from kofn.controller.link.limits import HostGate, Limits
 from kofn.controller.link.messages import Cmd, Ctl, Halt, Pace, Presence, Step, encode
-from kofn.controller.link.policies import pack_policy, spaces_of
+from kofn.controller.link.policies import PolicyFile, pack_file, spaces_of
 from kofn.controller.link.topics import Topics
 from kofn.controller.link.transport import Outbound, Session, Transport
 from kofn.controller.metrics import LinkState
@@ -103,9 +103,10 @@ class FleetLink:
         limits: Limits | None = None,
     ) -> None:
         n_targets, n_zones, n_actions = pi_l.shape
-        self.policy_digest, self._policy_payload = pack_policy(pi_l)
+        self._policy = pack_file(pi_l)
+        self._next_policy: PolicyFile | None = None
         self.roster = RosterBook(
-            spaces_of(n_zones, n_targets, n_actions), self.policy_digest, allow_list
+            spaces_of(n_zones, n_targets, n_actions), self._policy.digest, allow_list
         )
         self._config = config
         self._epoch = epoch
@@ -153,8 +154,12 @@ class FleetLink:
 
     def close(self) -> None:
         """Say goodbye: the policy is withdrawn and the presence is OFFLINE. Does not raise."""
-        policy = Outbound(self._topics.of("pol", self.policy_digest), b"", qos=1, retain=True)
-        self._transport.close([policy, self._presence("OFFLINE", self._connection)])
+        self._transport.close(
+            [
+                *self._retained(self._policies, clear=True),
+                self._presence("OFFLINE", self._connection),
+            ]
+        )
 
     @property
     def frame(self) -> Frame:
@@ -219,6 +224,48 @@ class FleetLink:
         if silent:
             log.error("halt unanswered hosts=%s", ",".join(sorted(silent)))
         return sorted(silent)
+
+    @property
+    def policy_digest(self) -> str:
+        """Hex hash of the local policy that steps name."""
+        return self._policy.digest
+
+    def stage_policy(self, pi_l: npt.NDArray[np.float64]) -> str:
+        """Publish the next local policy, shape (S_g, S_l, A_l); return its hash (hex).
+
+        It is retained beside the current one. One that was staged before is withdrawn.
+        """
+        self.drop_staged()
+        staged = pack_file(pi_l)
+        if staged.digest != self.policy_digest:
+            self._next_policy = staged
+            self._publish_all(self._retained(staged.messages))
+        return staged.digest
+
+    def drop_staged(self) -> None:
+        """Withdraw the next local policy, if there is one."""
+        staged, self._next_policy = self._next_policy, None
+        self._clear(staged)
+
+    def lacking(self, digest: str) -> frozenset[str]:
+        """Hosts of the frame that do not hold a policy."""
+        return self.roster.lacking(digest)
+
+    def switch_policy(self) -> None:
+        """Between two steps: go over to the next local policy, and withdraw the older one.
+
+        Hosts that do not hold it are out of the frame until they do.
+        """
+        if self._next_policy is not None:
+            older, self._policy, self._next_policy = self._policy, self._next_policy, None
+            self.roster.change_policy(self._policy.digest)
+            self._clear(older)
+
+    def _clear(self, policy: PolicyFile | None) -> None:
+        """Clear the retained messages of a policy that no other one needs."""
+        if policy is not None:
+            left = {d: p for d, p in policy.messages.items() if d not in self._policies}
+            self._publish_all(self._retained(left, clear=True))
 
     @property
     def awaiting(self) -> frozenset[str]:
@@ -371,11 +418,25 @@ class FleetLink:
     def _birth(self, connection: int) -> list[Outbound]:
         # May run in the transport's thread: it records nothing, and reads values replaced whole.
         self._connection = connection
-        topic = self._topics.of("pol", self.policy_digest)
+        return [self._presence("ONLINE", connection), *self._retained(self._policies)]
+
+    @property
+    def _policies(self) -> dict[str, bytes]:
+        """All messages of the current and the next policy."""
+        staged = self._next_policy
+        return self._policy.messages | (staged.messages if staged is not None else {})
+
+    def _retained(self, messages: dict[str, bytes], *, clear: bool = False) -> list[Outbound]:
         return [
-            self._presence("ONLINE", connection),
-            Outbound(topic, self._policy_payload, qos=1, retain=True),
+            Outbound(self._topics.of("pol", digest), b"" if clear else payload, qos=1, retain=True)
+            for digest, payload in messages.items()
         ]
+
+    def _publish_all(self, messages: list[Outbound]) -> None:
+        for message in messages:
+            self._transport.publish(
+                message.topic, message.payload, qos=message.qos, retain=message.retain
+            )
 
     def _presence(self, state: Presence, connection: int) -> Outbound:
         payload = encode(self._ctl(state, connection))

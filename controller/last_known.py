@@ -103,6 +103,10 @@ class LastKnown:
             return Recalled(self._products[0][zone], 1.0)
         return Recalled(self._products[age][zone], self._weight(age))
 
+    def change_kernels(self, kernels: FloatArray) -> None:
+        """From now on robots move by other kernels, shape (S_g, S_l, S_l)."""
+        self._kernels = kernels
+
     def advance(self, g: int) -> None:
         """Move on by one step of the fleet under target `g`."""
         self._now += 1

@@ -15,6 +15,8 @@ import logging
 import secrets
 from collections.abc import Callable, Iterator
 from importlib.metadata import version
+from pathlib import Path
+from typing import NamedTuple
 
 import msgspec
 
@@ -42,6 +44,15 @@ log = logging.getLogger(__name__)
 
 ORDERS_WALL_S = 0.2
 """How often to look for orders of the operator, wall seconds."""
+
+
+class Staged(NamedTuple):
+    """A policy that is on its way to the hosts."""
+
+    policy: Policy
+    dispatcher: Dispatcher
+    digest: str
+    give_up_s: float
 
 
 class ControlLoop:
@@ -116,6 +127,7 @@ class ControlLoop:
         self._at_start = at_start
         self._metrics = metrics
         self._echo_ms: float | None = None
+        self._staged: Staged | None = None
         self._config = config
         self._policy = policy
         self._transport = transport
@@ -173,17 +185,8 @@ class ControlLoop:
     def _prepare(self) -> None:
         """Leave settings, policy and starting point in the run folder; make the link."""
         resumed = self._resume_from
-        self._folder.write_config(
-            controller=msgspec.to_builtins(self._config),
-            run={
-                "version": version("kofn"),
-                "epoch": self._epoch,
-                "game": self._policy.game.name,
-                "policy_sha256": self._policy.sha256,
-                "resumed_from": None if resumed is None else resumed.run,
-            },
-        )
-        self._folder.write_policy(self._policy)
+        self._folder.write_config(controller=msgspec.to_builtins(self._config))
+        self._write_policy()
         if resumed is not None:
             self._recorder.write("checkpoint", resumed)
             self._recorder.flush()
@@ -232,6 +235,7 @@ class ControlLoop:
         noted_s = self._clock.now()
         for t in range(self._first_step, self._config.steps):
             skipped = waiter.next_step()
+            self._switch(player, t)
             decision = player.play(t, g, u, skipped)
             self._recorder.write("decision", decision)
             self._recorder.flush()
@@ -258,8 +262,74 @@ class ControlLoop:
         """Order of the operator: no motion any more in this epoch."""
         raise HaltError(Halt(ep=self._epoch, by="operator", why=why))
 
+    def change_policy(self, policy: Policy) -> str:
+        """Begin to go over to another policy; return the hash (hex) of its local part.
+
+        Its local policy is given to the hosts. At the first step boundary at which all hosts of
+        the frame hold it, decisions and steps go over to it together. Hosts that do not hold it
+        after `wait_s` are out of the frame then; where no host does, the run stays as it is.
+
+        Raises
+        ------
+        InputError
+            A policy for other spaces than those of this run.
+        """
+        ours, theirs = self._policy.game, policy.game
+        shapes = [(g.P_g.shape, g.P_l.shape) for g in (ours, theirs)]
+        if shapes[0] != shapes[1]:
+            raise InputError(
+                f"the policy is for a game of shape {shapes[1]}, this run plays one of {shapes[0]}"
+            )
+        dispatcher = Dispatcher(self._config, policy)
+        digest = self._link.stage_policy(dispatcher.pi_l)
+        give_up_s = self._clock.now() + self._config.wait_s
+        self._staged = Staged(policy, dispatcher, digest, give_up_s)
+        log.info("policy staged sha256=%s local=%s", policy.sha256, digest)
+        return digest
+
     def _change_policy(self, file: str) -> str:
-        raise InputError(f"policy {file} cannot be changed in mid-run")
+        """Order of the operator."""
+        digest = self.change_policy(Policy.load(Path(file)))
+        return (
+            f"policy {digest[:12]} is given to the hosts; the next step that all hold it takes it"
+        )
+
+    def _switch(self, player: Player, t: int) -> None:
+        """Before step t: go over to the staged policy if it is time."""
+        staged = self._staged
+        if staged is None:
+            return
+        lacking = self._link.lacking(staged.digest)
+        if lacking and self._clock.now() < staged.give_up_s:
+            return
+        self._staged = None
+        if lacking and lacking == frozenset(self._link.frame.paces):
+            self._link.drop_staged()
+            log.error("policy refused sha256=%s: no host holds it", staged.policy.sha256)
+            return
+        if lacking:
+            log.warning("policy lacking hosts=%s: out of the frame", ",".join(sorted(lacking)))
+        self._link.switch_policy()
+        staged.dispatcher.restore(self._dispatcher.belief.tolist())
+        self._dispatcher, self._policy = staged.dispatcher, staged.policy
+        self._estimator.change_kernels(self._dispatcher.kernels)
+        player.change_dispatcher(self._dispatcher)
+        self._write_policy()
+        log.info("policy switched t=%d sha256=%s", t, self._policy.sha256)
+
+    def _write_policy(self) -> None:
+        """Leave the policy in the run folder, so that a resumed run goes on with it."""
+        resumed = self._resume_from
+        self._folder.write_config(
+            run={
+                "version": version("kofn"),
+                "epoch": self._epoch,
+                "game": self._policy.game.name,
+                "policy_sha256": self._policy.sha256,
+                "resumed_from": None if resumed is None else resumed.run,
+            },
+        )
+        self._folder.write_policy(self._policy)
 
     def _robots_to_start(self) -> int:
         """How many robots to wait for: a fleet that had shrunk before the cut is not whole now."""

@@ -77,6 +77,10 @@ class Player:
         self.sent_s = 0.0
         """When the present step was published."""
 
+    def change_dispatcher(self, dispatcher: Dispatcher) -> None:
+        """From the next step on decide by another policy."""
+        self._dispatcher = dispatcher
+
     def play(self, t: int, g: int, last_u: int, skipped: int) -> Decision:
         """Publish step t, poll, decide on u(t)."""
         frame = self._link.frame

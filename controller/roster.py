@@ -191,6 +191,20 @@ class RosterBook:
         """How many hosts have ever been heard of."""
         return len(self._hosts)
 
+    def lacking(self, policy: str) -> frozenset[str]:
+        """Hosts of the frame that do not hold policy `policy` (hex)."""
+        return frozenset(
+            host
+            for host in self.frame.paces
+            if (roster := self._hosts[host].announced) is None
+            or f"sha256:{policy}" not in roster.have
+        )
+
+    def change_policy(self, policy: str) -> None:
+        """From now on robots must hold `policy` (hex)."""
+        self._policy = policy
+        self._frame = None
+
     def take_held_anew(self) -> list[str]:
         """Return held hosts that have started anew since they were told to hold, once."""
         anew = []

@@ -20,7 +20,7 @@ import hashlib
 import numpy as np
 import numpy.typing as npt
 
-from kofn.controller.link.policies import unpack_policy
+from kofn.controller.link.policies import Assembler
 from kofn.hardware.driver import HOLD
 
 IntArray = npt.NDArray[np.int64]
@@ -79,6 +79,7 @@ class PolicyShelf:
     def __init__(self, n_targets: int, n_zones: int, n_actions: int) -> None:
         self._shape = (n_targets, n_zones, n_actions)
         self._cdf: dict[str, FloatArray] = {}
+        self._assembler = Assembler()
 
     def add(self, digest: str, payload: bytes) -> bool:
         """Keep a policy that arrived; return whether the list of held policies changed.
@@ -89,10 +90,10 @@ class PolicyShelf:
             The payload does not hash to `digest` (hex) or is no policy.
         """
         held = tuple(self._cdf)
-        pi_l = unpack_policy(digest, payload)
-        cdf = np.cumsum(pi_l, axis=-1)
-        self._cdf.pop(digest, None)
-        self._cdf[digest] = cdf / cdf[..., -1:]
+        for name, pi_l in self._assembler.add(digest, payload):
+            cdf = np.cumsum(pi_l, axis=-1)
+            self._cdf.pop(name, None)
+            self._cdf[name] = cdf / cdf[..., -1:]
         while len(self._cdf) > KEPT:
             del self._cdf[next(iter(self._cdf))]
         return set(held) != set(self._cdf)

@@ -57,9 +57,26 @@ def halt(run: Run, why: Why = "", wait: Wait = 15.0, json: options.Json = False)
     _order("halt", [], run, why, wait, json)
 
 
-def _order(op: Op, hosts: list[str], run: Path, why: str, wait: float, as_json: bool) -> None:
+@app.command()
+def policy(
+    file: Annotated[Path, typer.Argument(metavar="POLICY", help="Policy file.")],
+    run: Run,
+    why: Why = "",
+    wait: Wait = 15.0,
+    json: options.Json = False,
+) -> None:
+    """Go over to another policy, at a step boundary, once the hosts hold it."""
+    from kofn.controller.core.policy import Policy
+
+    Policy.load(file)  # what is no policy is refused here, with its own sentence
+    _order("policy", [], run, why, wait, json, file=str(file.resolve()))
+
+
+def _order(
+    op: Op, hosts: list[str], run: Path, why: str, wait: float, as_json: bool, *, file: str = ""
+) -> None:
     try:
-        order = msgspec.convert({"op": op, "hosts": hosts, "why": why}, Order)
+        order = msgspec.convert({"op": op, "hosts": hosts, "why": why, "file": file}, Order)
     except msgspec.ValidationError as error:
         raise InputError(f"{op}: {error}") from error
     answer = send_order(run, order, timeout_s=wait)

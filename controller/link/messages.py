@@ -26,6 +26,8 @@ from msgspec import Meta
 from kofn.controller.core.errors import InputError
 
 MAX_PAYLOAD_BYTES = 64_000
+MAX_POLICY_BYTES = 3_000_000
+"""A policy file, in as many parts as it takes."""
 
 Index = Annotated[int, Meta(ge=0, lt=2**31)]
 Count = Annotated[int, Meta(ge=0, lt=2**53)]
@@ -226,6 +228,16 @@ class LocalPolicy(Message, frozen=True, kw_only=True):
     pi_l: list[list[list[float]]]
 
 
+class Parts(Message, frozen=True, kw_only=True):
+    """A policy file that is too long for one message: the SHA-256 of its parts, in order.
+
+    Each part is a message of its own on `pol/<its sha256>`; a step names the hash of this one.
+    """
+
+    size: Annotated[int, Meta(ge=1, le=MAX_POLICY_BYTES)]
+    parts: Annotated[list[Annotated[str, Meta(pattern=r"^[0-9a-f]{64}\Z")]], Meta(max_length=64)]
+
+
 MessageT = TypeVar("MessageT", bound=Message)
 
 _encoder = msgspec.json.Encoder()
@@ -243,8 +255,8 @@ def encode(message: Message) -> bytes:
     return payload
 
 
-def decode(kind: type[MessageT], payload: bytes) -> MessageT:
-    """Decode and validate a payload as message `kind`.
+def decode(kind: type[MessageT], payload: bytes, *, limit: int = MAX_PAYLOAD_BYTES) -> MessageT:
+    """Decode and validate a payload of at most `limit` bytes as message `kind`.
 
     Raises
     ------
@@ -252,8 +264,8 @@ def decode(kind: type[MessageT], payload: bytes) -> MessageT:
         The payload is too large, is not the JSON of such a message, has a value out of range or
         another major version. The sentence names the field.
     """
-    if len(payload) > MAX_PAYLOAD_BYTES:
-        raise InputError(f"payload of {len(payload)} bytes exceeds {MAX_PAYLOAD_BYTES} bytes")
+    if len(payload) > limit:
+        raise InputError(f"payload of {len(payload)} bytes exceeds {limit} bytes")
     decoder = _decoders.get(kind)
     if decoder is None:
         decoder = _decoders[kind] = msgspec.json.Decoder(kind)

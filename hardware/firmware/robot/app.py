@@ -223,6 +223,8 @@ class App:
             self.safety.hold("command " + cmd.op, now, normal=True)
             self.box.note(now, "command " + cmd.op)
         await self.link.publish("ack", wire.encode(b=self.host.boot, id=cmd.id, ok=ok, why=why), 1)
+        if stops and self.host.left:
+            await self.link.leave()
 
     def _keep(self):
         try:

@@ -24,6 +24,7 @@ class Host:
         self.counters = {}
         self._n_targets, self._hold, self._seed = n_targets, hold, seed
         self._ordered_ep = -1
+        self.left = False  # LEAVE was obeyed: no step is taken until the board is started again
         self._acks = []
         self._parked = None
         self._whole = False
@@ -40,9 +41,10 @@ class Host:
         """Epoch and hold time; moves nothing."""
         if ctl.ep < self.highest_ep:
             self.count("ctl_old_epoch")
-            return
+            return False
         self.highest_ep = ctl.ep
         self._hold = ctl.hold or 3 * ctl.period or self._hold
+        return False
 
     def see_halt(self, halt):
         """Latch a halt; True when the robot must stop now."""
@@ -60,10 +62,13 @@ class Host:
             if known == cmd.id:
                 self.count("cmd_repeated")
                 return ok, why, False
-        ok = cmd.ep >= self.highest_ep
-        why = "" if ok else "epoch %d is over" % cmd.ep
+        why = "" if cmd.ep >= self.highest_ep else "epoch %d is over" % cmd.ep
+        if self.left and cmd.op != "LEAVE" and not why:
+            why = "this host has left and must be started again"
+        ok = not why
         if ok:
             self._ordered_ep = -1 if cmd.op == "RESUME" else cmd.ep
+            self.left = cmd.op == "LEAVE"
         self.count("cmd_" + cmd.op.lower())
         self._acks.append((cmd.id, ok, why))
         if len(self._acks) > 16:
@@ -87,7 +92,9 @@ class Host:
         if now >= received + step.ttl or self._lateness(step, received) > step.ttl:
             return self._counted(DROP, "step_expired")
         forbidden = max(self.halt_ep, self._ordered_ep)
-        if step.ep <= forbidden:
+        if self.left:
+            text, code = "this host has left the fleet", "step_left"
+        elif step.ep <= forbidden:
             text, code = "motion is forbidden up to epoch %d" % forbidden, "step_halted"
         elif self.shelf.objection(step.pol):
             text, code = self.shelf.objection(step.pol), "step_policy"

@@ -65,7 +65,8 @@ class Link:
             (root + "step", 0), (root + "ctl", 1), (root + "halt", 1), (root + "pol/+", 1),
             (root + "poll/" + host, 0), (root + "cmd/" + host, 1), (root + "pose/" + host, 0),
         ))
-        await client.publish(self.topic("conn"), self._conn("ONLINE"), 1, True)
+        state = "OFFLINE" if app.host.left else "ONLINE"
+        await client.publish(self.topic("conn"), self._conn(state), 1, True)
         await client.publish(self.topic("roster"), app.roster(), 1, True)
         self.error = ""
         self.up = True
@@ -91,6 +92,10 @@ class Link:
             raise
         except Exception:  # the reader meets the same error and ends the session
             pass
+
+    async def leave(self):
+        """Say that this robot has left the fleet."""
+        await self.publish("conn", self._conn("OFFLINE"), 1, True)
 
     async def farewell(self):
         """Say that this is a clean end; the will is not sent then."""
