@@ -31,7 +31,7 @@ from kofn.controller.record import RunFolder
 from kofn.hardware.announce import offer
 from kofn.launch.entry import Interrupted
 from kofn.launch.output import Progress
-from kofn.launch.parts import robot_names, write_credentials
+from kofn.launch.parts import read_kernel, robot_names, write_credentials
 from kofn.launch.preparing import load_policy, train_policy
 from kofn.launch.scenario import HostSection, Scenario
 from kofn.launch.seeds import named_seed
@@ -68,6 +68,7 @@ def run_scenario(scenario: Scenario, *, runs: Path, video: bool = True) -> dict[
     """
     started = time.monotonic()
     game, policy = load_policy(scenario)
+    _check_kernels(scenario)
     users = [BrokerUser("controller", secrets.token_urlsafe(18), "controller")]
     users += [BrokerUser(h.name, secrets.token_urlsafe(18), "host") for h in scenario.hosts]
     with _private_folder() as workdir:
@@ -92,6 +93,18 @@ def run_scenario(scenario: Scenario, *, runs: Path, video: bool = True) -> dict[
         draw(folder.path, video=video and scenario.video)
     result["wall_s"] = round(time.monotonic() - started, 2)
     return result
+
+
+def _check_kernels(scenario: Scenario) -> None:
+    """Refuse a finite world's own kernel that cannot be read or is for another arena."""
+    for host in scenario.hosts:
+        if host.kernel:
+            kernel, arena = read_kernel(host.kernel), scenario.arena
+            if (kernel.n_zones, kernel.n_actions) != (arena.zones, arena.n_actions):
+                raise InputError(
+                    f"host {host.name!r}: kernel {host.kernel} has {kernel.n_zones} zones and "
+                    f"{kernel.n_actions} actions, the arena {arena.zones} and {arena.n_actions}"
+                )
 
 
 def _allow_list(scenario: Scenario) -> AllowList:
@@ -290,7 +303,10 @@ class _Runner:
             if faults := self._faults[host.name]:
                 command += ["--faults", msgspec.json.encode(faults).decode()]
             if host.world == "finite":
-                command += ["--kernel", str(Path(host.kernel or self._kernel).absolute())]
+                kernel = host.kernel or str(self._kernel)
+                if kernel.endswith(".npz"):  # the host writes it into its log: no relative path
+                    kernel = str(Path(kernel).absolute())
+                command += ["--kernel", kernel]
         else:
             command += ["--driver", host.driver, "--zone", str(host.zone)]
         return self._supervisor.start(f"{host.name}-{dispatcher}", command)

@@ -37,6 +37,7 @@ from kofn.hardware.ring import RingLayout
 from kofn.launch.seeds import MAX_SEED
 from kofn.sim.faults import Fault, check_faults
 from kofn.sim.robots import RobotSpec
+from kofn.sim.world import check_period
 from kofn.sim.worlds import WORLDS, Fidelity
 
 MIN_PERIOD_S, MAX_PERIOD_S = 0.1, 1e6
@@ -190,7 +191,8 @@ class Scenario(Section, frozen=True, kw_only=True):
         return self
 
     def _check_swarm(self, host: HostSection) -> None:
-        """Refuse robots that the host's world cannot hold."""
+        """Refuse robots that the host's world cannot hold, and options that it cannot play."""
+        check_period(self.time.period_s)
         if host.world not in WORLDS:
             raise InputError(
                 f"host {host.name!r}: unknown world {host.world!r}; known are {', '.join(WORLDS)}"

@@ -16,6 +16,7 @@ from kofn.launch.parts import SwarmConfig, make_swarm
 from kofn.launch.preparing import build_game, load_policy
 from kofn.launch.scenario import GameSection, load_scenario, scenario_folder, scenario_names
 from kofn.launch.verifying import verify
+from kofn.sim.motion import MotionKernel
 
 
 @pytest.mark.parametrize("name", scenario_names())
@@ -187,6 +188,37 @@ def test_impossible_arena_or_robot_is_one_sentence(
     with pytest.raises(InputError, match=sentence) as refused:
         load_scenario(str(path))
     assert "\n" not in str(refused.value)
+
+
+def test_options_that_worlds_cannot_play_are_refused_before_anything_starts(
+    scenario: Callable[..., Path],
+) -> None:
+    path = scenario()
+    path.write_text(f"{path.read_text()}[time]\nperiod_s = 1.25\n")
+    with pytest.raises(InputError, match=r"period_s = 1.25 s is not a multiple of the tick"):
+        load_scenario(str(path))
+
+
+def test_a_finite_world_takes_the_kernel_of_a_file_and_refuses_one_for_another_arena(
+    kofn: Kofn, scenario: Callable[..., Path], tmp_path: Path
+) -> None:
+    MotionKernel(np.full((7, 3, 7), 1 / 7)).save(tmp_path / "seven.npz")
+    finite = '[[hosts]]\nname = "a"\nrobots = 9\nworld = "finite"\n'
+    refused = kofn.run("up", str(scenario(f'{finite}kernel = "seven.npz"')))
+    assert refused.returncode == 2
+    assert "seven.npz has 7 zones and 3 actions, the arena 5 and 3" in refused.stderr
+    assert not (kofn.home / "runs").exists()
+
+
+def test_a_window_where_there_is_no_display_is_one_sentence(
+    kofn: Kofn, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("pybullet", reason="needs kofn[sim]: PyBullet has no wheel for this Python")
+    monkeypatch.delenv("DISPLAY", raising=False)
+    broker = ("--broker", "mqtt://127.0.0.1:1")
+    done = kofn.run("swarm", "--gui", "--host", "a", "--robots", "2", *broker)
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1].startswith("kofn: there is no display for a window")
 
 
 def test_unknown_world_is_named_with_the_known_ones(scenario: Callable[..., Path]) -> None:
