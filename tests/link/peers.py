@@ -45,7 +45,7 @@ def may_read(user: str, topic: str) -> bool:
                 kind in {"poll", "cmd", "pose"} and name == user
             )
         case "operator":
-            return kind in {"ctl", "conn", "halt"}
+            return kind in {"ctl", "conn", "evt", "halt"}  # evt: who answered a halt
         case "observer":
             return kind in {"ctl", "step", "halt", "conn", "roster", "evt"}
         case "localiser":
