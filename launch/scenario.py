@@ -177,6 +177,8 @@ class Scenario(Section, frozen=True, kw_only=True):
         if self.steps < 1:
             raise InputError(f"steps {self.steps} must be at least 1")
         check_time(self.time.period_s, self.time.speed)
+        if self.swarms:
+            check_period(self.time.period_s)
         if self.pace == "lockstep" and self.time.speed != 1.0:
             raise InputError(
                 f"speed {self.time.speed:g} needs pace 'realtime': lockstep is as fast as it can"
@@ -191,8 +193,7 @@ class Scenario(Section, frozen=True, kw_only=True):
         return self
 
     def _check_swarm(self, host: HostSection) -> None:
-        """Refuse robots that the host's world cannot hold, and options that it cannot play."""
-        check_period(self.time.period_s)
+        """Refuse robots that the host's world cannot hold."""
         if host.world not in WORLDS:
             raise InputError(
                 f"host {host.name!r}: unknown world {host.world!r}; known are {', '.join(WORLDS)}"
