@@ -1,7 +1,10 @@
 # SPDX-License-Identifier: MIT
 """Codec: nothing but valid messages comes out, and nothing but InputError is raised."""
 
+import hashlib
 import json
+import re
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -11,6 +14,7 @@ from hypothesis import strategies as st
 
 from kofn.controller.core.errors import InputError
 from kofn.controller.link import messages as m
+from kofn.controller.link.specification import ENTRIES, markdown
 
 KINDS: list[type[m.Message]] = [
     m.Ctl, m.Step, m.Poll, m.Reply, m.Done, m.Conn, m.Roster, m.Cmd, m.Ack, m.Event, m.Halt,
@@ -210,3 +214,27 @@ def test_a_robot_range_names_its_robots(robots: m.RobotRange) -> None:
     assert got[0] == robots.prefix + "0"
     for name in (got[0], got[-1]):
         assert msgspec.convert(name, m.Name) == name
+
+
+def test_the_specification_page_is_what_the_types_say() -> None:
+    page = Path(__file__).resolve().parents[2] / "docs" / "protocol.md"
+    assert page.read_text(encoding="utf-8") == markdown(), (
+        "run: python -m kofn.controller.link.specification > docs/protocol.md"
+    )
+
+
+def test_every_message_has_an_example_that_decodes_to_itself() -> None:
+    shown = {type(entry.example): entry.example for entry in ENTRIES}
+    assert set(shown) == set(m.Message.__subclasses__())
+    for kind, example in shown.items():
+        assert m.decode(kind, m.encode(example)) == example
+
+
+def test_examples_of_the_page_are_the_payloads_of_the_wire() -> None:
+    blocks = re.findall(r"On `kofn1/yard/([^`]+)`:\n\n```json\n(.*?)\n```", markdown(), re.DOTALL)
+    kinds = {entry.level: type(entry.example) for entry in ENTRIES}
+    assert len(blocks) == len(ENTRIES)
+    for level, payload in blocks:
+        m.decode(kinds[level], payload.encode())
+        if re.fullmatch(r"pol/[0-9a-f]{64}", level):
+            assert hashlib.sha256(payload.encode()).hexdigest() == level.removeprefix("pol/")
