@@ -358,6 +358,8 @@ class HostAgent:
         if self._guard is not None and self._link is not None:
             self._guard.see_link(self._link.silence_s())
             self._watch_controller(now_s, self._guard.link_s)
+            for trouble in self._guard.take_troubles():
+                self._reporter.report("robot_stopped", trouble, now_s)
         why, replies = self._core.expire(now_s)
         if why is not None:
             if why == "ttl_over" and self._busy and not self._acted_out():

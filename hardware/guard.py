@@ -27,3 +27,7 @@ class HostGuard(Protocol):
     def see_link(self, silence_s: float) -> None:
         """Take note of how long the broker was silent, seconds."""
         ...
+
+    def take_troubles(self) -> list[str]:
+        """Return faults and emergency stops since the last call, one sentence each."""
+        ...

@@ -18,6 +18,7 @@ Robots made of arithmetic arm themselves; others need their operator on the robo
 
 import logging
 import threading
+from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -136,6 +137,7 @@ class Safety:
         self.on_stop: list[Callable[[BoolArray], None]] = []
         """Called with the robots that must stop; outside the lock, in the thread of the event."""
         self.counts: dict[str, int] = {}
+        self._troubles: deque[str] = deque(maxlen=64)
 
     @property
     def state(self) -> SafetyState:
@@ -228,6 +230,13 @@ class Safety:
         sentence = f"halt of epoch {epoch} by {by}" + (f": {why}" if why else "")
         self.event(Event.HALT, why=sentence, facts=Facts(halt_ep=epoch))
         return True
+
+    def take_troubles(self) -> list[str]:
+        """Return faults and emergency stops since the last call, one sentence each."""
+        found = []
+        while self._troubles:
+            found.append(self._troubles.popleft())
+        return found
 
     def see_link(self, silence_s: float) -> None:
         """Take note of how long the broker was silent, seconds."""
@@ -407,6 +416,8 @@ class Safety:
         mode = Mode(int(after.mode[robot]))
         name, why = kind.name.lower(), self._why[robot]
         self.counts[name] = self.counts.get(name, 0) + 1
+        if mode in (Mode.FAULT, Mode.ESTOP):
+            self._troubles.append(f"{self.robots[robot]} {mode.name}: {why}")
         level = logging.INFO if kind in (Event.CHECK_OK, Event.ARM, Event.STEP) else logging.WARNING
         _log.log(
             level,

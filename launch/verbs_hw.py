@@ -306,6 +306,30 @@ def calibrate(
 
 
 @app.command()
+def preflight(
+    run: Annotated[Path, typer.Argument(help="Folder of a simulated run of the same policy.")],
+    policy: Annotated[Path, typer.Option(help="Policy file for the robots.")],
+    robots: Annotated[int, typer.Option(help="Robots of the physical fleet, n.")],
+    k: Annotated[int, typer.Option("--k", help="Robots polled per step.")],
+    limits: Annotated[Path | None, typer.Option(help="The robots' limits file.")] = None,
+    arena: options.Arena = "{}",
+    json: options.Json = False,
+) -> None:
+    """Check a policy for real robots against a simulated run; code 1 when it must not be used."""
+    from kofn.controller.core.policy import Policy
+    from kofn.hardware.ring import RingLayout
+    from kofn.launch.preflight import preflight as check
+
+    try:
+        layout = msgspec.json.decode(arena.encode(), type=RingLayout)
+    except msgspec.MsgspecError as error:
+        raise InputError(f"--arena: {error}") from error
+    own = RobotLimits() if limits is None else read_limits(limits)
+    lines = check(run, Policy.load(policy), layout, n=robots, k=k, limits=own)
+    _report(lines, json, failed_code=1)
+
+
+@app.command()
 def tags(
     numbers: Annotated[list[int], typer.Argument(help="Tag ids; the floor's are 500 and up.")],
     out: Annotated[Path, typer.Option(help="The PDF.")] = Path("tags.pdf"),

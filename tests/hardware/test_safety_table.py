@@ -31,8 +31,9 @@ from kofn.hardware.ring import RingLayout
 from kofn.hardware.robot_loop import RobotLoop
 from kofn.hardware.safety import Limits
 from kofn.hardware.safety_memory import FILE, SafetyMemory
-from kofn.hardware.safety_states import Mode
+from kofn.hardware.safety_states import Event, Mode
 from kofn.hardware.safety_task import Safety, SafetySettings
+from kofn.hardware.separation import must_wait
 
 LAYOUT = RingLayout()
 HARDWARE = Path(inspect.getfile(motor_gate)).parent
@@ -528,3 +529,64 @@ def test_request_log_is_json_lines(tmp_path: Path) -> None:
     box.close()
     lines = next(iter(tmp_path.glob("*.jsonl"))).read_text().splitlines()
     assert [json.loads(line)["kind"] for line in lines] == ["boot", "request"]
+
+
+@pytest.mark.parametrize("order", ["as sent", "reversed", "shuffled", "doubled"])
+def test_row_2_steps_in_any_order_are_acted_on_at_most_once_and_never_backwards(
+    order: str, rig_class: Any
+) -> None:
+    rig = rig_class(n=1)
+    numbers = list(range(1, 20))
+    rng = np.random.default_rng(0)
+    sent = {
+        "as sent": numbers,
+        "reversed": numbers[::-1],
+        "shuffled": rng.permutation(numbers).tolist(),
+        "doubled": [t for t in numbers for _ in range(2)],
+    }[order]
+    taken = []
+    for t in sent:
+        before = len(rig.bank.applied)
+        rig.step(int(t), run_s=0.01)
+        taken += [t] * (len(rig.bank.applied) - before)
+    assert taken == sorted(set(taken))
+    assert max(numbers) in taken
+
+
+def head_on(gap_m: float) -> np.ndarray[Any, np.dtype[np.float64]]:
+    return np.array([[0.0, 0.0, 0.0], [gap_m, 0.0, math.pi]])
+
+
+def test_row_9_head_on_the_lower_id_goes_and_the_other_waits() -> None:
+    speeds = np.array([0.3, 0.3])
+    assert must_wait(head_on(0.5), speeds, separation_m=0.3).tolist() == [False, True]
+    assert must_wait(head_on(5.0), speeds, separation_m=0.3).tolist() == [False, False]
+
+
+def test_row_9_crossing_robots_in_a_kinematic_world_never_meet() -> None:
+    """Three robots cross in one point; each goes on when those before it have passed."""
+    poses = np.array([[-1.0, 0.0, 0.0], [0.0, -1.0, math.pi / 2], [0.7, 0.7, -2.356194490192345]])
+    wanted, nearest = np.full(3, 0.3), math.inf
+    for _ in range(400):
+        waits = must_wait(poses, wanted, separation_m=0.3)
+        v = np.where(waits, 0.0, wanted)
+        poses[:, 0] += 0.05 * v * np.cos(poses[:, 2])
+        poses[:, 1] += 0.05 * v * np.sin(poses[:, 2])
+        gaps = np.linalg.norm(poses[:, None, :2] - poses[None, :, :2], axis=2)
+        nearest = min(nearest, float(gaps[np.triu_indices(3, 1)].min()))
+    assert nearest > 0.25  # a robot that stands may still be passed within the separation
+    assert np.all(np.hypot(poses[:, 0], poses[:, 1]) > 1.0)  # all are through
+
+
+def test_row_13_the_highest_epoch_wins_also_after_a_restart(tmp_path: Path) -> None:
+    memory = SafetyMemory(tmp_path)
+    Safety(("r0",), FakeClock(), memory=memory).see_epoch(7)
+    assert Safety(("r0",), FakeClock(), memory=SafetyMemory(tmp_path)).floor() == (7, -1)
+
+
+def test_a_fault_is_reported_once_with_its_cause() -> None:
+    safety = Safety(("r0",), FakeClock(), self_arming=True)
+    safety.self_check()
+    safety.fault(Event.TILT, 0, "tilt")
+    assert safety.take_troubles() == ["r0 FAULT: tilt"]
+    assert safety.take_troubles() == []
