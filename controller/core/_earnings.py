@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: MIT
 r"""What the agents of a step earn, given how many of them went from each state to each other one.
 
-Of the agents that went from j to l, each had chosen a with probability
+Moves come in parts (`_pooling`): to a state l by what is special to j and a, or into the pool, the
+last part. Of the agents that left j by part l, each had chosen a with probability
 
-.. math:: w_{jl}(a) \propto \pi_l(a | s_g, j) \, P_l(l | \cdot, j, a),
+.. math:: w_{jl}(a) \propto \pi_l(a | s_g, j) \, R(l | \cdot, j, a),
 
 apart from the others, and earned :math:`r_l(s_g, j, a)`. So the moves may be drawn first, from the
 mean kernel, and only then the actions, in law the same: what an agent earns is its state's usual
@@ -14,7 +15,7 @@ are drawn together, for their sum is all that counts; cells whose extras are zer
 name      shape              meaning
 ========  =================  ==================================================================
 usual     (S_g, S_l)         reward of the likeliest action
-lot       (E, S_l, S_l)      lot of the cell, or -1 where nothing is to be drawn
+lot       (E, S_l, S_l + 1)  lot of the cell, or -1 where nothing is to be drawn
 first     (E + 1,)           lots of e are first[e] .. first[e + 1] - 1
 extra     (lots, A_l)        reward above the usual one
 laws      (lots, A_l)        w
@@ -54,15 +55,15 @@ class Earnings(NamedTuple):
     most: int
 
 
-def earnings(pi_l: F64, P_l: F64, r_l: F64, *, by_pair: bool, apart: bool) -> Earnings:
+def earnings(pi_l: F64, parts: F64, r_l: F64, *, by_pair: bool, apart: bool) -> Earnings:
     """Prepare the tables.
 
     Parameters
     ----------
     pi_l, r_l : array, shape (S_g, S_l, A_l)
         Local policy and rewards.
-    P_l : array, shape (S_g, S_l, A_l, S_l)
-        Local kernel.
+    parts : array, shape (S_g, S_l, A_l, S_l + 1)
+        Local kernel in parts, see `_pooling`.
     by_pair : bool
         Agents choose by s_g and move by s_g'.
     apart : bool
@@ -74,10 +75,10 @@ def earnings(pi_l: F64, P_l: F64, r_l: F64, *, by_pair: bool, apart: bool) -> Ea
     extra = r_l - usual[..., None]
     extra[np.abs(extra) <= _SAME * np.abs(r_l).max()] = 0.0
     events = n_global**2 if by_pair else n_global
-    lot = np.full((events, n_local, n_local), -1, dtype=np.int64)
+    lot = np.full((events, n_local, n_local + 1), -1, dtype=np.int64)
     first = np.zeros(events + 1, dtype=np.int64)
     if np.any((pi_l > 0.0) & (extra != 0.0)):
-        kept_extra, laws = _sort_cells(pi_l, P_l, extra, by_pair, apart, lot, first)
+        kept_extra, laws = _sort_cells(pi_l, parts, extra, by_pair, apart, lot, first)
     else:
         kept_extra, laws = np.zeros((0, n_actions)), np.ones((0, n_actions))
     return Earnings(usual, lot, first, kept_extra, prepare(laws), int(np.diff(first).max()))
@@ -85,14 +86,14 @@ def earnings(pi_l: F64, P_l: F64, r_l: F64, *, by_pair: bool, apart: bool) -> Ea
 
 @inline
 def _weigh(
-    pi_l: F64, P_l: F64, by_pair: bool, apart: bool, e: int, j: int, l: int, law: F64
+    pi_l: F64, parts: F64, by_pair: bool, apart: bool, e: int, j: int, l: int, law: F64
 ) -> float:
     """Fill `law` with w of the cell; return the probability of the cell, 0 if it is not met."""
     n_global = pi_l.shape[0]
     s, mover = (e // n_global, e % n_global) if by_pair else (e, e)
     total = 0.0
     for a in range(law.size):
-        law[a] = pi_l[s, j, a] * (1.0 if apart else P_l[mover, j, a, l])
+        law[a] = pi_l[s, j, a] * (1.0 if apart else parts[mover, j, a, l])
         total += law[a]
     if total > 0.0:
         for a in range(law.size):
@@ -102,7 +103,7 @@ def _weigh(
 
 @jit
 def _sort_cells(
-    pi_l: F64, P_l: F64, extra: F64, by_pair: bool, apart: bool, lot: I64, first: I64
+    pi_l: F64, parts: F64, extra: F64, by_pair: bool, apart: bool, lot: I64, first: I64
 ) -> tuple[F64, F64]:
     """Fill `lot` and `first`, and return the extras and laws of the lots, each (lots, A_l)."""
     n_global, n_local, n_actions = pi_l.shape
@@ -117,8 +118,8 @@ def _sort_cells(
         s = e // n_global if by_pair else e
         first[e] = n_lots
         for j in range(n_local):
-            for l in range(n_local):
-                if _weigh(pi_l, P_l, by_pair, apart, e, j, l, law) <= 0.0:
+            for l in range(n_local + 1):
+                if _weigh(pi_l, parts, by_pair, apart, e, j, l, law) <= 0.0:
                     continue
                 needed = False
                 for a in range(n_actions):

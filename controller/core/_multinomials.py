@@ -13,6 +13,8 @@ symbol    name          shape       meaning
           order         (R, C)      outcomes, the likeliest first
           share         (R, C)      probability among the outcomes not yet served
           log_rest      (R, C)      log(1 - min(share, 1 - share)), for the binomials
+          number        (R, C)      table of the share for few trials, -1 without one
+          tables        (T, .)      see `_binomial_tables`
           cut           (R, D, C)   alias tables of the law without its 0..D-1 likeliest outcomes:
           pair          (R, D, 2C)  below cut[c], outcome pair[2 c], else pair[2 c + 1]
 ========  ============  ==========  ==========================================================
@@ -27,10 +29,12 @@ import numpy as np
 import numpy.typing as npt
 
 from kofn.controller.core import _random as draw
+from kofn.controller.core._binomial_tables import LIMIT, look_up, tables_of
 from kofn.controller.core._jit import jit, unrolled
 
 F64 = npt.NDArray[np.float64]
 I64 = npt.NDArray[np.int64]
+U64 = npt.NDArray[np.uint64]
 
 #: Alias tables of a row: further down a row, its few agents are served by binomials.
 _DEPTH = 4
@@ -45,6 +49,8 @@ class Rows(NamedTuple):
     order: I64
     share: F64
     log_rest: F64
+    number: I64
+    tables: U64
     cut: F64
     pair: I64
 
@@ -58,11 +64,14 @@ def prepare(laws: F64) -> Rows:
         order=np.ascontiguousarray(np.argsort(-laws, axis=1, kind="stable")),
         share=np.ones((n_rows, n_outcomes)),
         log_rest=np.zeros((n_rows, n_outcomes)),
+        number=np.zeros((n_rows, n_outcomes), dtype=np.int64),
+        tables=np.zeros((1, 1), dtype=np.uint64),
         cut=np.ones((n_rows, depth, n_outcomes)),
         pair=np.zeros((n_rows, depth, 2 * n_outcomes), dtype=np.int64),
     )
     _fill(np.array(laws), rows)
-    return rows
+    number, tables = tables_of(rows.share)
+    return rows._replace(number=number, tables=tables)
 
 
 @jit
@@ -128,7 +137,7 @@ def add(
     Law i draws from the stream of purpose + 2 i. All rows of a step go in one call, because each
     call counts the references of all its arrays.
     """
-    size, order, share, log_rest, cut, pair = rows
+    size, order, share, log_rest, number, tables, cut, pair = rows
     for row in range(n_rows):
         n = counts[row]
         state = draw.beginning(key, step, purpose + 2 * row)
@@ -146,7 +155,10 @@ def add(
                     out[at + pair[r, i, 2 * c + (x >= cut[r, i, c])]] += 1
                 n = 0
             else:
-                state, taken = draw.binomial_share(state, n, share[r, i], log_rest[r, i])
+                if n < LIMIT and number[r, i] >= 0:
+                    state, taken = look_up(state, n, tables, number[r, i])
+                else:
+                    state, taken = draw.binomial_share(state, n, share[r, i], log_rest[r, i])
                 out[at + order[r, i]] += taken
                 n -= taken
                 i += 1

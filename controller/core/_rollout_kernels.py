@@ -22,8 +22,8 @@ F64 = npt.NDArray[np.float64]
 I64 = npt.NDArray[np.int64]
 I32 = npt.NDArray[np.int32]
 
-# Purposes of the random streams: agents in state j move by MOVE + 2 j, and the g-th lot of agents
-# who earn by chance draws from MOVE + 2 g + 1.
+# Purposes of the random streams: agents in state j move by MOVE + 2 j, those in the pool by
+# MOVE + 2 S_l, and the g-th lot of agents who earn by chance draws from MOVE + 2 g + 1.
 _START, _TARGET, _POLL, _MOVE = 0, 1, 2, 3
 
 
@@ -71,6 +71,7 @@ def episodes(
     P_g: F64,
     r_g: F64,
     motion: Rows,
+    common: Rows,
     gains: Earnings,
     kernels: F64,
     squares: F64,
@@ -95,7 +96,8 @@ def episodes(
     (S_g, S_l) are the squared norms of the rows of `kernels`; `table` are the binomials of the
     grid; records are filled only with `record`. Row e S_l + j of `motion` is the law by which
     agents leave state j in the event e: the global state that moves them or, with `act_first`, a
-    pair s_g S_g + s_g'. `gains` has the same events, except that with `local_next` alone they are
+    pair s_g S_g + s_g'. Its last outcome is the pool, whose law is row e of `common` (`_pooling`).
+    `gains` has the same events, except that with `local_next` alone they are
     s_g. With `act_first` agents that move under the next global state have chosen their actions
     before, and `kernels` and `squares` have a first axis of pairs.
     """
@@ -108,7 +110,9 @@ def episodes(
     left = np.empty(n_local, dtype=np.int64)
     sample = np.empty(n_local, dtype=np.int64)
     scratch = np.empty(n_local, dtype=np.int64)
-    cells = np.empty(n_local * n_local, dtype=np.int64)  # those who go from j to l
+    parts = n_local + 1
+    cells = np.empty(n_local * parts, dtype=np.int64)  # those who leave j by part l
+    pooled = np.empty(1, dtype=np.int64)
     lots = np.empty(max(most, 1), dtype=np.int64)
     chosen = np.empty(max(most, 1) * n_actions, dtype=np.int64)
     belief = np.empty(n_local)
@@ -157,17 +161,20 @@ def episodes(
             cells[:] = 0
             for j in range(n_local):
                 earned += counts[j] * usual[s_g, j]
-            stride = n_local if n_lots > 0 else 0
+            stride = parts if n_lots > 0 else 0
             add(key, step, _MOVE, counts, n_local, motion, moved_by * n_local, cells, stride)
             for l in range(n_local):
                 moved[l] = cells[l]
+            pooled[0] = cells[n_local]
             if n_lots > 0:
                 lots[:n_lots] = 0
                 for j in range(n_local):
-                    for l in range(n_local):
-                        goers = cells[j * n_local + l]
-                        if j > 0:
+                    for l in range(parts):
+                        goers = cells[j * parts + l]
+                        if j > 0 and l < n_local:
                             moved[l] += goers
+                        elif j > 0:
+                            pooled[0] += goers
                         if lot[event, j, l] >= 0:
                             lots[lot[event, j, l] - first_lot] += goers
                 chosen[: n_lots * n_actions] = 0
@@ -175,6 +182,8 @@ def episodes(
                 for g in range(n_lots):
                     for a in range(n_actions):
                         earned += chosen[g * n_actions + a] * extra[first_lot + g, a]
+            if pooled[0] > 0:
+                add(key, step, _MOVE + 2 * n_local, pooled, 1, common, moved_by, moved, 0)
             reward = r_g[s_g, a_g] + earned / n
             total_return += weight * reward
             weight *= gamma

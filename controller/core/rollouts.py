@@ -33,6 +33,7 @@ from kofn.controller.core import _rollout_kernels as kernels
 from kofn.controller.core._earnings import earnings
 from kofn.controller.core._jit import parallel_map, thread_count
 from kofn.controller.core._multinomials import prepare
+from kofn.controller.core._pooling import pool
 from kofn.controller.core.errors import InputError
 from kofn.controller.core.grid import binomials
 
@@ -159,6 +160,15 @@ def _mean_kernels(game: Game, pi_l: FloatArray, act_first: bool) -> FloatArray:
     return kernels
 
 
+def _mean_parts(parts: FloatArray, pi_l: FloatArray, act_first: bool) -> FloatArray:
+    """Return the laws by which agents leave their states, shape (events S_l, S_l + 1)."""
+    rule = "sja,tjal->stjl" if act_first else "sja,sjal->sjl"
+    means: FloatArray = np.ascontiguousarray(
+        np.einsum(rule, pi_l, parts).reshape(-1, parts.shape[-1])
+    )
+    return means
+
+
 def rollout(
     game: Game,
     policy: Policy,
@@ -231,9 +241,11 @@ def rollout(
     P_g, r_g = np.array(game.P_g), np.array(game.r_g)
     P_l, r_l = np.array(game.P_l), np.array(game.r_l)
     pi_l = np.array(policy.pi_l)
-    motion = prepare(_mean_kernels(game, pi_l, act_first).reshape(-1, game.n_local))
+    pools = pool(P_l)
+    motion = prepare(_mean_parts(pools.parts, pi_l, act_first))
+    common = prepare(np.tile(pools.shape, (game.n_global if act_first else 1, 1)))
     gains = earnings(
-        pi_l, P_l, r_l, by_pair=act_first, apart=game.local_sees == "next" and not act_first
+        pi_l, pools.parts, r_l, by_pair=act_first, apart=game.local_sees == "next" and not act_first
     )
     marginal = _mean_kernels(policy.game, pi_l, act_first)
     squares = (marginal**2).sum(axis=-1)
@@ -261,6 +273,7 @@ def rollout(
             P_g,
             r_g,
             motion,
+            common,
             gains,
             marginal,
             squares,
