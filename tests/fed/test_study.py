@@ -58,6 +58,7 @@ def test_a_study_is_resumed_where_it_was_stopped_and_never_mixed_with_another(
         read_results(log, "0" * 64)
 
 
+@pytest.mark.slow
 def test_processes_give_the_same_runs(tmp_path: Path) -> None:
     study, digest = load_study(write(tmp_path))
     some = cells(study)[:2]
