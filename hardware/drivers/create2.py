@@ -8,13 +8,15 @@
 | 149 n ids.. | query: packets 7, 14, 22, 35, 43, 44 are answered with 1, 1, 2, 1, 2, 2 bytes |
 
 Odometry: 508.8 counts a turn of a wheel of 72 mm, track 235 mm (Open Interface specification). The
-robot has **no time-out of its own**: a wheel keeps turning when the cable is pulled.
+robot has **no time-out of its own**: a wheel keeps turning when the cable is pulled. A `StopGuard`
+stops it when its agent is killed or frozen.
 """
 
 import contextlib
 import math
 import struct
 
+from kofn.controller.core.errors import InputError
 from kofn.controller.link.clock import Clock
 from kofn.hardware.driver import Applied, Capabilities, DriverError, Observation
 from kofn.hardware.drivers.serial_port import SerialPort
@@ -27,6 +29,7 @@ from kofn.hardware.drivers.speeds import (
     way_of,
     wheels_of,
 )
+from kofn.hardware.drivers.stop_guard import StopGuard
 from kofn.hardware.safety import Limits, check_limits
 
 START, SAFE, DRIVE_DIRECT, QUERY = 128, 131, 145, 149
@@ -53,6 +56,8 @@ class Create2Driver:
         Greatest speeds asked for.
     answer_s
         Longest wait for an answer; the robot needs up to 15 ms.
+    guard_s
+        The guard stops the robot after so long without a drive command, 0.1 to 2 s.
     """
 
     def __init__(
@@ -67,10 +72,15 @@ class Create2Driver:
         v_max_mps: float = 0.3,
         w_max_radps: float = 2.0,
         answer_s: float = 0.1,
+        guard_s: float = 0.5,
     ) -> None:
         check_positive(
             track_m=track_m, left_scale=left_scale, right_scale=right_scale, answer_s=answer_s
         )
+        if not 0.1 <= guard_s <= 2.0:
+            raise InputError(f"guard_s = {guard_s} s must lie in 0.1..2 s")
+        self._guard_s = guard_s
+        self._guard: StopGuard | None = None
         self._limits = check_limits(Limits(v_max_mps, w_max_radps))
         self._clock, self._line = clock, SerialPort(port, baud)
         self._track_m, self._answer_s = track_m, answer_s
@@ -92,11 +102,12 @@ class Create2Driver:
         """Take the port, wake the interface, stop, check that it answers in safe mode."""
         self._line.open()
         try:
+            self._guard = StopGuard(self._line.checked().fileno(), STOP, self._guard_s)
             self._line.write(bytes([START, SAFE]) + STOP)
             self._counters = None
             _refuse_faults(await self.read())
         except BaseException:
-            self._line.close()
+            self._release()
             raise
 
     async def read(self) -> Observation:
@@ -136,12 +147,16 @@ class Create2Driver:
         left, right = slowed(*wheels_of(v, w, self._track_m), WHEEL_MAX_MPS)
         millis = round(1000 * right), round(1000 * left)
         self._line.write(struct.pack(">Bhh", DRIVE_DIRECT, *millis))
+        if self._guard is not None:
+            self._guard.driving()
         return Applied(*speeds_of(millis[1] / 1000, millis[0] / 1000, self._track_m))
 
     async def stop(self) -> None:
         """Send a stop; never raises."""
         with contextlib.suppress(Exception):
             self._line.write(STOP)
+            if self._guard is not None:
+                self._guard.stopped()
 
     async def close(self) -> None:
         """Stop, leave safe mode, give the port back."""
@@ -152,11 +167,19 @@ class Create2Driver:
             except DriverError as error:
                 failures.append(error)
         try:
-            self._line.close()
+            self._release()
         except Exception as error:  # noqa: BLE001  reported with what failed before
             failures.append(error)
         if failures:
             raise ExceptionGroup(f"closing {self._line.port}", failures)
+
+    def _release(self) -> None:
+        guard, self._guard = self._guard, None
+        try:
+            if guard is not None:
+                guard.close()
+        finally:
+            self._line.close()
 
 
 def _refuse_faults(seen: Observation) -> None:

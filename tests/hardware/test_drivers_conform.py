@@ -22,9 +22,14 @@ BENCHES: dict[str, Callable[[Path], Bench]] = {
     "rosbridge": lambda _: RosbridgeBench(),
 }
 
+QUICK = ("dry_run", "serial", "gpio")
+
 
 @pytest.mark.parametrize("check", DRIVER_CHECKS, ids=lambda check: check.__name__)
-@pytest.mark.parametrize("name", BENCHES)
+@pytest.mark.parametrize(
+    "name",
+    [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in BENCHES],
+)
 def test_driver_conforms(name: str, check: Check, tmp_path: Path) -> None:
     run_check(check, lambda: BENCHES[name](tmp_path))
 

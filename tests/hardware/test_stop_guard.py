@@ -1,0 +1,58 @@
+# SPDX-License-Identifier: MIT
+"""A device without a time-out of its own stops although its agent was killed or frozen."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from devices import FakeCreate2
+
+AGENT = """
+import asyncio, sys, time
+from kofn.controller.link.clock import MonotonicClock
+from kofn.hardware.drivers.create2 import Create2Driver
+
+async def main():
+    driver = Create2Driver(MonotonicClock(), port=sys.argv[1], answer_s=1.0, guard_s=0.5)
+    await driver.open()
+    print("open", flush=True)
+    while True:
+        await driver.drive(0.1, 0.0)
+        await asyncio.sleep(0.05)
+
+asyncio.run(main())
+"""
+
+
+@pytest.mark.parametrize("way", [signal.SIGKILL, signal.SIGSTOP])
+def test_guard_stops_the_device_of_a_killed_or_frozen_agent(
+    way: signal.Signals, tmp_path: Path
+) -> None:
+    device = FakeCreate2(tmp_path / "port")
+    device.plug()
+    agent = subprocess.Popen(
+        [sys.executable, "-c", AGENT, str(device.path)], stdout=subprocess.PIPE, text=True
+    )
+
+    def until(still: bool, wall_s: float) -> None:
+        deadline_s = time.monotonic() + wall_s
+        while device.wheels.still is not still:
+            assert time.monotonic() < deadline_s
+            time.sleep(0.002)
+
+    try:
+        assert agent.stdout is not None
+        assert agent.stdout.readline() == "open\n"
+        until(still=False, wall_s=10.0)
+        time.sleep(0.2)
+        os.kill(agent.pid, way)
+        until(still=True, wall_s=1.5)
+    finally:
+        agent.kill()
+        agent.communicate()
+        time.sleep(0.1)
+        device.unplug()
