@@ -7,7 +7,8 @@ from typing import Annotated, Any
 import msgspec
 import typer
 
-from kofn.controller.core.errors import InputError
+from kofn.controller.core.errors import InputError, RunError
+from kofn.controller.history import check_run
 from kofn.controller.record import RunFolder, read_decisions
 from kofn.launch import options
 from kofn.launch.output import emit
@@ -21,11 +22,17 @@ def replay(
         bool, typer.Option("--verify", help="Compute simulated hosts again, bit by bit.")
     ] = False,
     workers: Annotated[int, typer.Option(help="Processes to verify in.")] = 1,
+    check: Annotated[
+        bool, typer.Option("--check", help="Hold the record against the rules of the protocol.")
+    ] = False,
     json: options.Json = False,
 ) -> None:
     """Tell a recorded run step by step, also one that was cut off."""
     if verify:
         _verify(run, workers, as_json=json)
+        return
+    if check:
+        _check(run, as_json=json)
         return
     folder = RunFolder(run)
     decisions = read_decisions(run)
@@ -104,6 +111,16 @@ def _verify(run: Path, workers: int, *, as_json: bool) -> None:
     table = {"run_dir": str(run), "exact": exact, "hosts": msgspec.to_builtins(results)}
     emit(table, lines, as_json=as_json)
     verifying.check(results)
+
+
+def _check(run: Path, *, as_json: bool) -> None:
+    RunFolder(run)
+    wrong = check_run(run)
+    steps = len(read_decisions(run))
+    lines = wrong or [f"{steps} steps recorded, all by the rules of the protocol"]
+    emit({"run_dir": str(run), "steps": steps, "wrong": wrong}, lines, as_json=as_json)
+    if wrong:
+        raise RunError(f"{run} breaks the protocol {len(wrong)} times, first: {wrong[0]}")
 
 
 def _shares(run: Path) -> dict[int, float]:
