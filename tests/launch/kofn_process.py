@@ -9,8 +9,9 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import psutil
 
@@ -21,19 +22,31 @@ class Kofn:
     def __init__(self, home: Path) -> None:
         self.home = home
         self.started: list[subprocess.Popen[str]] = []
+        self.extra: dict[str, str] = {}
+        """Further variables of the environment."""
 
     def environment(self, *, mosquitto: bool = True) -> dict[str, str]:
         folders = os.environ["PATH"].split(os.pathsep)
         if not mosquitto:
             folders = [f for f in folders if not (Path(f) / "mosquitto").exists()]
-        return {**os.environ, "PATH": os.pathsep.join(folders)}
+        return {**os.environ, "PATH": os.pathsep.join(folders), **self.extra}
 
-    def start(self, *arguments: str, mosquitto: bool = True) -> subprocess.Popen[str]:
+    def start(
+        self, *arguments: str, mosquitto: bool = True, stderr: Path | None = None
+    ) -> subprocess.Popen[str]:
+        """Start the command; what it logs is piped, or goes to a file."""
+        with ExitStack() as stack:
+            to = subprocess.PIPE if stderr is None else stack.enter_context(stderr.open("w"))
+            return self._start(arguments, to, mosquitto=mosquitto)
+
+    def _start(
+        self, arguments: tuple[str, ...], stderr: int | IO[str], *, mosquitto: bool
+    ) -> subprocess.Popen[str]:
         process = subprocess.Popen(
             [sys.executable, "-m", "kofn.launch", *arguments],
             cwd=self.home,
             stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
+            stderr=stderr,
             text=True,
             env=self.environment(mosquitto=mosquitto),
             start_new_session=True,
