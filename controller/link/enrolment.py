@@ -160,8 +160,6 @@ def open_office(folder: Path) -> Iterator["Office"]:
         raise InputError(f"no authority in {folder}: {error.strerror}") from error
     try:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        if not (folder / "members.json").is_file():
-            raise InputError(f"no authority in {folder}; make one: kofn ca init")
         members = read_members(folder)
         key, certificate = read_secret(folder / "authority.key"), folder / "ca.crt"
         with _files_of(folder):
@@ -173,6 +171,8 @@ def open_office(folder: Path) -> Iterator["Office"]:
 def read_members(folder: Path) -> Members:
     """Read members.json; raises `InputError`."""
     path = folder / "members.json"
+    if not path.exists():
+        raise InputError(f"no authority in {folder}; make one: kofn ca init")
     try:
         return msgspec.json.decode(path.read_bytes(), type=Members)
     except OSError as error:

@@ -4,8 +4,8 @@
 TCP repairs what a radio loses, so bytes that vanish here would look like corruption to the broker.
 What a fleet feels of radio loss is that a message of QoS 0 never comes: queues overflow, a
 connection is renewed. Hence `loss` drops whole PUBLISH packets of QoS 0, the only ones for which
-MQTT promises nothing; QoS 1 in a living connection is delayed, never lost. Jitter delays packets and
-keeps their order, as TCP does.
+MQTT promises nothing; QoS 1 in a living connection is delayed, never lost. Jitter delays packets
+and keeps their order, as TCP does.
 """
 
 import asyncio
@@ -148,7 +148,7 @@ class FaultProxy:
             while True:
                 at_s, packet = await due.get()
                 await asyncio.sleep(max(0.0, at_s - self._loop.time()))
-                while self.half_open:
+                while self.half_open:  # noqa: ASYNC110  set by another thread
                     await asyncio.sleep(0.02)
                 writer.write(packet)
                 await writer.drain()

@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: MIT
-"""A fleet of real processes whose parts, wires and disk a test breaks: mosquitto, hosts, controller.
+"""A fleet of real processes whose parts, wires and disk a test breaks.
+
+Mosquitto, two hosts, a controller, and a proxy before each of the three clients.
 
 Robots live in finite worlds (no physics) and steps go by real time, so that a broken part costs
 steps, and not the run. `Rig.finish` ends everything and looks for what no fault excuses.
