@@ -37,6 +37,7 @@ Setting = bool | int | float | str
 
 START_S = 90.0
 ASK_EVERY_S = 3.0
+ASK_AGAIN = 5
 
 #: No telemetry, no look for updates, no installation of dependencies at run time (it would fetch
 #: them from the network into a fresh environment); one thread for each process.
@@ -188,15 +189,20 @@ class _Flwr:
     def ask(self, *arguments: str) -> dict[str, Any]:
         """Return what a call says of itself as JSON."""
         with self._log.open("ab") as log:
-            done = subprocess.run(
-                [self._program, *arguments, "--format", "json"],
-                stdout=subprocess.PIPE,
-                stderr=log,
-                stdin=subprocess.DEVNULL,
-                env=self._environment,
-                timeout=START_S,
-                check=False,
-            )
+            try:
+                done = subprocess.run(
+                    [self._program, *arguments, "--format", "json"],
+                    stdout=subprocess.PIPE,
+                    stderr=log,
+                    stdin=subprocess.DEVNULL,
+                    env=self._environment,
+                    timeout=START_S,
+                    check=False,
+                )
+            except subprocess.TimeoutExpired:
+                raise RunError(
+                    f"flwr {arguments[0]} did not end within {START_S:g} s; see {self._log}"
+                ) from None
             log.write(done.stdout)
         # Notes may stand before the object.
         found = re.search(rb"^\{.*", done.stdout, re.DOTALL | re.MULTILINE)
@@ -212,20 +218,36 @@ class _Flwr:
 
 def _wait_for_the_end(flwr: _Flwr, run_id: str, link: Child, watch: Callable[[], None]) -> None:
     ask = time.monotonic() + ASK_EVERY_S
+    failures = 0
     while True:
         watch()
         if link.process.poll() is not None:
             raise RunError(f"Flower's SuperLink {link.how_it_ended()}; see {link.log}")
         if time.monotonic() >= ask:
-            runs = flwr.ask("list", "--run-id", run_id, "kofn").get("runs", [])
+            try:
+                runs = _runs(flwr.ask("list", "--run-id", run_id, "kofn"))
+                failures = 0
+            except RunError:
+                # The run goes on whether or not its state could be asked for.
+                failures += 1
+                if failures == ASK_AGAIN:
+                    raise
+                runs = []
             status = str(runs[0].get("status")) if runs else "unknown"
             if status == "finished:completed":
                 return
-            if status.startswith("finished") or status == "unknown":
-                why = runs[0].get("status-details", "no details") if runs else "no such run"
-                raise RunError(f"the run ended as {status} ({why}); see {link.log}")
+            if status.startswith("finished"):
+                details = runs[0].get("status-details", "no details")
+                raise RunError(f"the run ended as {status} ({details}); see {link.log}")
             ask = time.monotonic() + ASK_EVERY_S
         time.sleep(0.1)
+
+
+def _runs(said: dict[str, Any]) -> list[dict[str, Any]]:
+    runs: list[dict[str, Any]] = said.get("runs", [])
+    if not runs:
+        raise RunError("Flower's SuperLink does not know the run any more")
+    return runs
 
 
 def _said_by_the_app(settings: Mapping[str, Setting]) -> InputError | RunError | None:
