@@ -52,6 +52,9 @@ class Faults:
         Each kind draws from its own stream, so that loss on one leaves another as it was.
     drop, duplicate
         Probability that a message is lost, or arrives twice.
+    corrupt
+        Probability that a copy arrives torn: its end is missing. (Changed bytes do not pass the
+        checksums of a network.)
     delay_s
         (least, most) seconds on the way, drawn uniformly for each copy; unequal delays reorder.
     """
@@ -59,8 +62,17 @@ class Faults:
     seed: int = 0
     drop: Mapping[str, float] = field(default_factory=dict)
     duplicate: Mapping[str, float] = field(default_factory=dict)
+    corrupt: Mapping[str, float] = field(default_factory=dict)
     delay_s: Mapping[str, tuple[float, float]] = field(default_factory=dict)
     _streams: dict[str, Random] = field(default_factory=dict, init=False, repr=False)
+
+    def torn(self, kind: str, payload: bytes) -> bytes:
+        """Return a copy as it arrives."""
+        chance = self.corrupt.get(kind, 0.0)
+        if not chance:
+            return payload
+        random = self._streams.setdefault(f"{kind}:torn", Random(f"{self.seed}:{kind}:torn"))
+        return payload[: len(payload) // 2] if random.random() < chance else payload
 
     def delays(self, kind: str) -> list[float]:
         """Draw the fate of one message: the delay in seconds of each copy that arrives."""
@@ -88,6 +100,8 @@ class MemoryBus:
     def __init__(self, clock: FakeClock, faults: Faults | None = None) -> None:
         self.clock = clock
         self.faults = faults
+        self.partitioned: set[MemoryTransport] = set()
+        """Connections that nothing passes, in either direction, and that nobody sees break."""
         self._retained: dict[str, bytes] = {}
         self._members: list[MemoryTransport] = []
         self._subscribers: dict[str, dict[MemoryTransport, None]] = {}
@@ -175,10 +189,11 @@ class MemoryBus:
         for pattern, members in self._wildcards.items():
             if _matches(pattern, topic):
                 receivers.update(members)
-        kind = _kind(topic)
+        kind, faults = _kind(topic), self.faults
         for receiver in receivers:
-            for delay_s in self.faults.delays(kind) if self.faults else (0.0,):
-                self._schedule(receiver, Inbound(topic, payload, False, 0.0), delay_s)
+            for delay_s in faults.delays(kind) if faults else (0.0,):
+                copy = faults.torn(kind, payload) if faults else payload
+                self._schedule(receiver, Inbound(topic, copy, False, 0.0), delay_s)
 
     def _schedule(self, receiver: "MemoryTransport", message: Inbound, delay_s: float) -> None:
         due_s = self.clock.now() + delay_s
@@ -190,6 +205,8 @@ class MemoryBus:
         while self._deliveries and self._deliveries[0][0] <= now_s:
             _, _, receiver, connection, message = heapq.heappop(self._deliveries)
             if not receiver.connected or connection != receiver.connections:
+                continue
+            if receiver in self.partitioned:
                 continue
             arrived = message._replace(at_s=now_s)
             actor = self._actors.get(receiver)
@@ -267,6 +284,8 @@ class MemoryTransport:
             self._unsent += 1
             return False
         self._sent += 1
+        if self in self._bus.partitioned:
+            return True  # whoever sends does not know
         self._bus._publish(Outbound(topic, payload, qos, retain))  # noqa: SLF001
         return True
 
