@@ -24,14 +24,17 @@ import numpy as np
 from kofn.controller.core.errors import InputError, RunError
 from kofn.controller.core.game import Game
 from kofn.controller.core.policy import Policy
+from kofn.controller.link.address import parse_url
 from kofn.controller.link.allow_list import AllowList, Robots
 from kofn.controller.link.broker import Broker, BrokerUser, start_broker
 from kofn.controller.link.secret_files import write_atomic
 from kofn.controller.record import RunFolder
 from kofn.hardware.announce import offer
+from kofn.hardware.board_settings import BoardBroker, BoardSettings, token_hash
+from kofn.hardware.firmware_bench import prepare_bench
 from kofn.launch.entry import Interrupted
 from kofn.launch.output import Progress
-from kofn.launch.parts import read_kernel, robot_names, write_credentials
+from kofn.launch.parts import read_credentials, read_kernel, robot_names, write_credentials
 from kofn.launch.preparing import load_policy, train_policy
 from kofn.launch.scenario import HostSection, Scenario
 from kofn.launch.seeds import named_seed
@@ -286,6 +289,8 @@ class _Runner:
 
     def _start_host(self, host: HostSection, folder: RunFolder, dispatcher: Dispatcher) -> Child:
         scenario = self._scenario
+        if host.kind == "firmware":
+            return self._start_board(host, folder, dispatcher)
         command = [
             *_kofn("swarm" if host.kind == "swarm" else "robot"),
             *self._wire(host.name),
@@ -311,6 +316,37 @@ class _Runner:
             command += ["--driver", host.driver, "--zone", str(host.zone)]
         return self._supervisor.start(f"{host.name}-{dispatcher}", command)
 
+    def _start_board(self, host: HostSection, folder: RunFolder, dispatcher: Dispatcher) -> Child:
+        """Start the firmware of one board in the unix port; somebody holds its arm button."""
+        scenario = self._scenario
+        address = parse_url(self._broker.url)
+        user, password = None, None
+        if self._broker.kind != "url":
+            user, password = read_credentials(self._workdir / f"{host.name}.json")
+        speed, period_ms = scenario.time.speed, round(1000 * scenario.time.period_s)
+        settings = BoardSettings(
+            fleet=scenario.name,
+            host=host.name,
+            robot=robot_names(host.name, 1)[0],
+            broker=BoardBroker(
+                host=address.host, port=address.port, user=user or "", password=password or ""
+            ),
+            token_sha256=token_hash(secrets.token_hex(16)),
+            arena=msgspec.to_builtins(scenario.arena),
+            start_zone=host.zone,
+            seed=named_seed(scenario.seed, host.name) % 2**31,
+            option_ms=period_ms,
+            hold_ms=min(3 * period_ms, 600_000),
+            # Fleet time runs faster on the bench, the machine does not.
+            deadman_ms=min(2000, round(500 * max(1.0, speed))),
+            link_ms=min(10_000, round(2000 * max(1.0, speed))),
+            speed=speed,
+            log=str((folder.hosts / f"{host.name}.jsonl").absolute()),
+        )
+        folder.hosts.mkdir(parents=True, exist_ok=True)
+        place = self._workdir / "boards" / f"{host.name}-{dispatcher}"
+        return self._supervisor.start(f"{host.name}-{dispatcher}", prepare_bench(place, settings))
+
     def _controller_command(self, folder: RunFolder, dispatcher: Dispatcher) -> list[str]:
         scenario = self._scenario
         return [
@@ -329,7 +365,7 @@ class _Runner:
             *("--epoch-file", str(self._epoch_file)),
             *("--polling", msgspec.json.encode(scenario.polling).decode()),
             *("--hosts", str(self._workdir / ALLOW_LIST)),
-            *("--beat", "0.5" if any(h.kind == "robot" for h in scenario.hosts) else "0"),
+            *("--beat", "0.5" if any(h.physical for h in scenario.hosts) else "0"),
             *(
                 ()
                 if scenario.metrics_port is None

@@ -12,7 +12,7 @@ name = "arena"                 # a preset, a .toml, or module:factory
 parameters = { move_success = 0.7 }
 
 [[hosts]]
-kind = "swarm"                 # or "robot"
+kind = "swarm"                 # or "robot", "firmware"
 name = "sim-0"
 robots = 10
 ```
@@ -33,6 +33,7 @@ from kofn.controller.link.clock import MonotonicClock
 from kofn.controller.link.topics import check_host, check_name
 from kofn.hardware.arena import Layout, layout_of
 from kofn.hardware.drivers.registry import make_driver
+from kofn.hardware.firmware_bench import find_micropython
 from kofn.hardware.ring import RingLayout
 from kofn.launch.seeds import MAX_SEED
 from kofn.sim.faults import Fault, check_faults
@@ -95,9 +96,12 @@ class PollingSection(Section, frozen=True, kw_only=True):
 
 
 class HostSection(Section, frozen=True, kw_only=True):
-    """One host process: a simulated swarm of `robots`, or one physical robot with a driver."""
+    """One host process: a simulated swarm of `robots`, one robot with a driver, or one board.
 
-    kind: Literal["swarm", "robot"] = "swarm"
+    A board ("firmware") is the MicroPython firmware on this machine, its motors in a stub.
+    """
+
+    kind: Literal["swarm", "robot", "firmware"] = "swarm"
     name: str
     robots: Annotated[int, Meta(ge=1, le=1_000_000)] = 1
     world: str = "bullet"
@@ -106,7 +110,12 @@ class HostSection(Section, frozen=True, kw_only=True):
     """Motion of a finite world: a file, or a game; empty is the scenario's own game."""
     driver: str = "dry_run"
     zone: Annotated[int, Meta(ge=0)] = 0
-    """Zone in which a robot of kind "robot" stands at the start."""
+    """Zone in which a robot or a board stands at the start."""
+
+    @property
+    def physical(self) -> bool:
+        """Whether time passes for it by itself."""
+        return self.kind != "swarm"
 
 
 class Scenario(Section, frozen=True, kw_only=True):
@@ -142,8 +151,8 @@ class Scenario(Section, frozen=True, kw_only=True):
 
     @property
     def pace(self) -> Literal["lockstep", "realtime"]:
-        """Pacing of the run: one robot of kind "robot" makes it real time."""
-        return "realtime" if any(host.kind == "robot" for host in self.hosts) else self.time.pace
+        """Pacing of the run: one robot with a driver, or one board, makes it real time."""
+        return "realtime" if any(host.physical for host in self.hosts) else self.time.pace
 
     def checked(self) -> "Scenario":
         """Return self after the checks that need more than one key."""
@@ -157,14 +166,18 @@ class Scenario(Section, frozen=True, kw_only=True):
         if doubled:
             raise InputError(f"host name {min(doubled)!r} is used twice in [[hosts]]")
         for host in self.hosts:
-            if host.kind == "robot" and host.robots != 1:
+            if host.physical and host.robots != 1:
                 raise InputError(
-                    f"host {host.name!r} of kind 'robot' has 1 robot, not {host.robots}"
+                    f"host {host.name!r} of kind {host.kind!r} has 1 robot, not {host.robots}"
                 )
             if host.kind == "robot":
                 make_driver(host.driver, MonotonicClock())  # refuses a driver that is not there
-            if host.kind == "robot" and not isinstance(self.arena, RingLayout):
-                raise InputError(f"host {host.name!r} of kind 'robot' needs a ring, not a grid")
+            if host.kind == "firmware":
+                find_micropython()  # refuses where there is none
+            if host.physical and not isinstance(self.arena, RingLayout):
+                raise InputError(
+                    f"host {host.name!r} of kind {host.kind!r} needs a ring, not a grid"
+                )
             if host.kind == "swarm":
                 self._check_swarm(host)
             if host.zone >= self.arena.zones:

@@ -11,10 +11,13 @@ import pytest
 from kofn_process import Kofn
 
 from kofn.controller.core.errors import InputError
+from kofn.hardware.firmware_bench import find_micropython
 from kofn.hardware.grid import GridLayout
+from kofn.launch.fleet import run_scenario
 from kofn.launch.parts import SwarmConfig, make_swarm
 from kofn.launch.preparing import build_game, load_policy
 from kofn.launch.scenario import GameSection, load_scenario, scenario_folder, scenario_names
+from kofn.launch.truth import read_truth
 from kofn.launch.verifying import verify
 from kofn.sim.motion import MotionKernel
 
@@ -237,3 +240,20 @@ def test_options_replace_what_the_file_says(kofn: Kofn, scenario: Callable[..., 
     config = (kofn.home / result["run_dir"] / "config.toml").read_text()
     assert "seed = 9" in config
     assert config.count('fidelity = "high"') == 2
+
+
+@pytest.mark.e2e
+def test_boards_take_part_beside_simulated_robots(tmp_path: Path) -> None:
+    try:
+        find_micropython()
+    except InputError as missing:
+        pytest.skip(str(missing))
+    scenario = load_scenario("boards")
+    few = [host for host in scenario.hosts if host.name in ("sim-0", "board-0", "board-1")]
+    few[0] = msgspec.structs.replace(few[0], robots=2, world="kinematic")
+    pace = msgspec.structs.replace(scenario.time, speed=4.0)
+    scenario = msgspec.structs.replace(scenario, hosts=few, k=2, steps=4, time=pace, video=False)
+    result = run_scenario(scenario.checked(), runs=tmp_path)
+    assert result["steps"] == 4
+    truth = read_truth(Path(result["run_dir"]))
+    assert len(truth.robots) == 4

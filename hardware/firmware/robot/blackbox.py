@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: MIT
 """The robot's own record: JSON lines, flushed on steps and state changes, two files in turn.
 
-Its rows `header`, `step` and `poses` are those of `hostlog.py`, so that films and figures are made
-from a board's record as from any other host's; `note` rows hold what else happened.
+Its rows are those of `hostlog.py`, so that films and figures are made from a board's record as from
+any other host's; rows `incident` of kind "board" hold what else happened.
 """
 
 import json
@@ -36,7 +36,7 @@ class BlackBox:
 
     def note(self, now, what):
         """A state change, a stop, a refusal."""
-        self.write({"row": "note", "time_s": now / 1000, "what": what})
+        self.write({"row": "incident", "time_s": now / 1000, "i": 0, "kind": "board", "text": what})
 
     def close(self):
         """Flush and close."""
