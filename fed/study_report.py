@@ -139,11 +139,9 @@ class Table:
                         how,
                         f"median time to {target:g} at most {claim.factor:g} times that of "
                         f"{claim.baseline}",
-                        mine / other
-                        if other < math.inf
-                        else (0.0 if mine < math.inf else math.inf),
+                        self._ratio(mine, other),
                         claim.factor,
-                        f"{mine:.0f} s against {other:.0f} s",
+                        f"{_seconds(mine)} against {_seconds(other)}",
                     )
                 )
                 if fixed:
@@ -152,9 +150,9 @@ class Table:
                         _claim(
                             how,
                             f"median time to {target:g} not above that of {claim.control}",
-                            mine / best,
+                            self._ratio(mine, best),
                             1.0,
-                            f"{mine:.0f} s against {best:.0f} s",
+                            f"{_seconds(mine)} against {_seconds(best)}",
                         )
                     )
                 if full:
@@ -164,9 +162,9 @@ class Table:
                             how,
                             f"median time to {target:g} within {100 * claim.within:g} % of "
                             f"k = {claim.k_all}",
-                            mine / all_,
+                            self._ratio(mine, all_),
                             1 + claim.within,
-                            f"{mine:.0f} s against {all_:.0f} s",
+                            f"{_seconds(mine)} against {_seconds(all_)}",
                         )
                     )
             ends = [np.median([r.accuracy_end for r in runs.values()]) for runs in (own, base)]
@@ -182,8 +180,16 @@ class Table:
             )
         return found
 
+    def _ratio(self, mine: float, other: float) -> float:
+        # Where the other never arrives, the horizon stands for it: the true ratio is smaller.
+        return mine / min(other, self.study.horizon_s)
+
     def _median(self, runs: dict[int, RunResult], i: int) -> float:
         return quartiles([r.time_to[i] for r in runs.values()])[1]
+
+
+def _seconds(value: float) -> str:
+    return f"{value:.0f} s" if math.isfinite(value) else "never"
 
 
 def _claim(how: str, text: str, measured: float, limit: float, shown: str) -> dict[str, Any]:
