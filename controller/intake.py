@@ -237,9 +237,12 @@ class Intake:
         asked = next((past for past in reversed(self.rounds) if past.key == key), None)
         if asked is None:
             self.refused["foreign"] += max(1, len(reply.r))
+            self._note("foreign", host, "an answer to no poll of ours")
             return
         tally = asked.accept(host, reply, at_s)
         self.refused.update(tally)
+        if tally["foreign"]:
+            self._note("foreign", host, "an answer for robots that it was not asked for")
         if tally["conflict"]:
             self._note("conflict", host, "two zones for one robot and step")
             self._gate.conflict(host)

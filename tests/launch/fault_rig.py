@@ -33,9 +33,14 @@ K, ROBOTS = 3, 4
 
 
 class Rig:
-    """Two hosts of four robots and a controller that polls three, each behind its own proxy."""
+    """Two hosts of four robots and a controller that polls three, each behind its own proxy.
 
-    def __init__(self, kofn: Kofn, policy: Path, *, period_s: float = 0.3) -> None:
+    The broker also knows `guests`, as hosts.
+    """
+
+    def __init__(
+        self, kofn: Kofn, policy: Path, *, period_s: float = 0.3, guests: tuple[str, ...] = ()
+    ) -> None:
         self.kofn = kofn
         self.home = kofn.home
         self.period_s = period_s
@@ -49,7 +54,7 @@ class Rig:
         names = ("controller", "a", "b")
         self._users = [
             BrokerUser(name, f"secret-{name}", "controller" if name == "controller" else "host")
-            for name in names
+            for name in (*names, *guests)
         ]
         for user in self._users:
             write_credentials(self.home / f"{user.name}.json", user.name, user.password)

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack
 
 import pytest
-from wires import BROKER_KINDS, MqttWire, Wire, launch
+from wires import BROKER_KINDS, WIRE_KINDS, MqttWire, Wire, launch
 
 from kofn.controller.link.broker import Broker
 
@@ -18,10 +18,13 @@ class Brokers:
         self._started: dict[str, Broker] = {}
 
     def get(self, kind: str) -> Broker:
+        """Return a broker; "mosquitto over 3.1.1" is the same one, to be spoken to like that."""
+        kind, _, protocol = kind.partition(" over ")
         if kind not in self._started:
             broker = launch(kind, self._factory.mktemp(kind))
             self._started[kind] = self._stack.enter_context(broker)
-        return self._started[kind]
+        found = self._started[kind]
+        return Broker(found.kind, found.url, "3.1.1") if protocol else found
 
 
 @pytest.fixture(scope="module")
@@ -37,15 +40,15 @@ def kind(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
 
-@pytest.fixture
-def mqtt_wire(kind: str, brokers: Brokers) -> Iterator[MqttWire]:
-    """A wire over each kind of broker."""
-    wire = MqttWire(brokers.get(kind))
+@pytest.fixture(params=WIRE_KINDS)
+def mqtt_wire(request: pytest.FixtureRequest, brokers: Brokers) -> Iterator[MqttWire]:
+    """A wire over each kind of broker, and over each version of MQTT that it speaks."""
+    wire = MqttWire(brokers.get(str(request.param)))
     yield wire
     wire.close()
 
 
-@pytest.fixture(params=["memory", *BROKER_KINDS])
+@pytest.fixture(params=["memory", *WIRE_KINDS])
 def wire(request: pytest.FixtureRequest, brokers: Brokers) -> Iterator[Wire]:
     """A wire of each kind, memory included."""
     made = Wire() if request.param == "memory" else MqttWire(brokers.get(request.param))

@@ -22,6 +22,8 @@ BROKER_KINDS = [
     pytest.param("amqtt", marks=pytest.mark.broker),
 ]
 
+WIRE_KINDS = [*BROKER_KINDS, pytest.param("mosquitto over 3.1.1", marks=pytest.mark.broker)]
+
 FLEET = "f"
 ROOT = f"kofn1/{FLEET}/"
 NAMES: dict[str, Role] = {
