@@ -1,5 +1,6 @@
 # kofn: `make demo` and `make test` do everything, from an empty machine with Python 3.11 on.
-.PHONY: help demo test test-slow check bench clean
+.PHONY: help demo test test-slow test-core-fed test-others check bench clean \
+	environments environment-main environment-fed
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:[^#]*## /\t/'
@@ -8,20 +9,31 @@ demo:  ## install, then steer 20 simulated robots by polling 5 of them
 	@scripts/bootstrap all
 	@.venv/bin/kofn demo
 
-test:  ## install, then run the tests (without the slow ones)
-	@scripts/bootstrap all,dev
-	.venv/bin/python -m pytest -m "not slow" --ignore tests/fed
-	@if [ -d tests/fed ]; then scripts/bootstrap fed,fed-data,dev .venv-fed \
-		&& .venv-fed/bin/python -m pytest -m "not slow" tests/fed; fi
+test: environments  ## install, then run the tests (without the slow ones)
+	@$(MAKE) --no-print-directory -j2 --output-sync=target MARK="not slow" test-core-fed test-others
 
-test-slow:  ## the slow tests
-	@scripts/bootstrap all,dev
-	.venv/bin/python -m pytest -m slow --ignore tests/fed
-	@if [ -d tests/fed ]; then scripts/bootstrap fed,fed-data,dev .venv-fed \
-		&& .venv-fed/bin/python -m pytest -m slow tests/fed; fi
+test-slow: environments  ## the slow tests, one after the other
+	@$(MAKE) --no-print-directory MARK=slow test-core-fed test-others
 
-check:  ## lint, format, types, import rules
+# Two lots at a time, for most tests use one core or wait. Without tests of the mark a lot is fine (5).
+test-core-fed:
+	.venv/bin/python -m pytest -m "$(MARK)" tests/core || [ $$? = 5 ]
+	.venv-fed/bin/python -m pytest -m "$(MARK)" tests/fed || [ $$? = 5 ]
+
+test-others:
+	.venv/bin/python -m pytest -m "$(MARK)" --ignore tests/core --ignore tests/fed tests
+
+# flwr and amqtt cannot be installed together, see pyproject.toml.
+environments:
+	@$(MAKE) --no-print-directory -j2 environment-main environment-fed
+
+environment-main:
 	@scripts/bootstrap all,dev
+
+environment-fed:
+	@scripts/bootstrap fed,fed-data,dev .venv-fed
+
+check: environments  ## lint, format, types, import rules
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .
 	@# fed/flower and its tests are checked against the real flwr, in its own environment.
@@ -30,7 +42,6 @@ check:  ## lint, format, types, import rules
 	@for folder in benchmarks $(filter-out tests/fed/,$(sort $(dir $(wildcard tests/*/*.py)))); do \
 		echo ".venv/bin/mypy $$folder"; .venv/bin/mypy $$folder || exit 1; \
 	done
-	@scripts/bootstrap fed,fed-data,dev .venv-fed
 	.venv-fed/bin/mypy --cache-dir .mypy_cache/fed -p kofn.fed.flower
 	.venv-fed/bin/mypy --cache-dir .mypy_cache/fed tests/fed/*.py
 	.venv/bin/lint-imports --no-logo --no-cache
