@@ -39,6 +39,7 @@ from kofn.launch.preparing import load_policy, train_policy
 from kofn.launch.scenario import HostSection, Scenario
 from kofn.launch.seeds import named_seed
 from kofn.launch.supervise import Child, Supervisor
+from kofn.launch.tls_fleet import TlsFleet
 from kofn.launch.truth import LAST_STEPS, mean_reward, read_truth, share_in_target
 from kofn.launch.verifying import KERNEL
 from kofn.sim.faults import faults_of_hosts
@@ -74,23 +75,30 @@ def run_scenario(scenario: Scenario, *, runs: Path, video: bool = True) -> dict[
     _check_kernels(scenario)
     users = [BrokerUser("controller", secrets.token_urlsafe(18), "controller")]
     users += [BrokerUser(h.name, secrets.token_urlsafe(18), "host") for h in scenario.hosts]
+    secured = None
+    if scenario.broker.tls:
+        secured = TlsFleet(Path(scenario.broker.tls), scenario)
     with _private_folder() as workdir:
         for user in users:
             write_credentials(workdir / f"{user.name}.json", user.name, user.password)
         write_atomic(workdir / ALLOW_LIST, _allow_list(scenario).to_toml().encode())
         # The broker first: a port in use or a missing broker is known before minutes of training.
-        with start_broker(
-            scenario.broker.choice,
-            fleet=scenario.name,
-            users=users,
-            workdir=workdir / "broker",
-            port=scenario.broker.port or None,
+        with (
+            secured.start_broker(workdir / "broker")
+            if secured is not None
+            else start_broker(
+                scenario.broker.choice,
+                fleet=scenario.name,
+                users=users,
+                workdir=workdir / "broker",
+                port=scenario.broker.port or None,
+            )
         ) as broker:
             _check_writable(runs)
             policy = policy or train_policy(scenario, game, lambda: _check_broker(broker))
             folder = RunFolder.create(runs, scenario.name)
             with _naming(folder):
-                summary, control = _play(folder, scenario, policy, broker, workdir)
+                summary, control = _play(folder, scenario, policy, broker, workdir, secured)
     with _naming(folder):
         result = _results(folder, scenario, policy.game, broker.kind, summary, control)
         draw(folder.path, video=video and scenario.video)
@@ -165,7 +173,12 @@ def _naming(folder: RunFolder) -> Iterator[None]:
 
 
 def _play(
-    folder: RunFolder, scenario: Scenario, policy: Policy, broker: Broker, workdir: Path
+    folder: RunFolder,
+    scenario: Scenario,
+    policy: Policy,
+    broker: Broker,
+    workdir: Path,
+    secured: TlsFleet | None,
 ) -> tuple[dict[str, Any], RunFolder | None]:
     """Play the run and its control, if any; return the summary and the control's folder."""
     tables = _explicit(scenario)
@@ -185,6 +198,7 @@ def _play(
             policy=folder.policy,
             epoch_file=epochs,
             kernel=kernel,
+            secured=secured,
         )
         summary = runner.play(folder, "policy")
         if not scenario.control:
@@ -249,7 +263,9 @@ class _Runner:
         policy: Path,
         epoch_file: Path,
         kernel: Path,
+        secured: TlsFleet | None,
     ) -> None:
+        self._secured = secured
         self._kernel = kernel
         self._faults = faults_of_hosts(
             scenario.faults, scenario.swarms, named_seed(scenario.seed, "struck")
@@ -349,6 +365,7 @@ class _Runner:
 
     def _controller_command(self, folder: RunFolder, dispatcher: Dispatcher) -> list[str]:
         scenario = self._scenario
+        own = self._workdir / ALLOW_LIST
         return [
             *_kofn("controller"),
             *self._wire("controller"),
@@ -364,7 +381,7 @@ class _Runner:
             *("--folder", str(folder.path)),
             *("--epoch-file", str(self._epoch_file)),
             *("--polling", msgspec.json.encode(scenario.polling).decode()),
-            *("--hosts", str(self._workdir / ALLOW_LIST)),
+            *("--hosts", str(self._secured.allow_list if self._secured else own)),
             *("--beat", "0.5" if any(h.physical for h in scenario.hosts) else "0"),
             *(
                 ()
@@ -375,12 +392,17 @@ class _Runner:
         ]
 
     def _wire(self, user: str) -> list[str]:
-        ours = self._broker.kind != "url"  # somebody else's broker does not know our passwords
+        if self._secured is not None:
+            login = self._secured.options(user)
+        elif self._broker.kind != "url":
+            login = ["--credentials", str(self._workdir / f"{user}.json")]
+        else:
+            login = []  # somebody else's broker does not know our passwords
         return [
             *("--fleet", self._scenario.name),
             *("--broker", self._broker.url),
             *("--mqtt", self._broker.protocol),
-            *(("--credentials", str(self._workdir / f"{user}.json")) if ours else ()),
+            *login,
         ]
 
 

@@ -68,10 +68,15 @@ class PolicySection(Section, frozen=True, kw_only=True):
 
 
 class BrokerSection(Section, frozen=True, kw_only=True):
-    """`auto`, `mosquitto`, `amqtt` or a URL; `port` 0 picks a free one."""
+    """`auto`, `mosquitto`, `amqtt` or a URL; `port` 0 picks a free one.
+
+    `tls`: folder of an authority (`kofn ca init`) whose broker is started and whose certificates
+    all processes use; its configuration says the port.
+    """
 
     choice: str = "auto"
     port: Annotated[int, Meta(ge=0, le=65535)] = 0
+    tls: str = ""
 
 
 class TimeSection(Section, frozen=True, kw_only=True):
@@ -161,6 +166,13 @@ class Scenario(Section, frozen=True, kw_only=True):
             raise InputError(f"run name {self.name!r} must hold more than dots: it names a file")
         if not self.hosts:
             raise InputError("scenario names no [[hosts]]: at least one is needed")
+        if self.broker.tls and (
+            self.broker.choice not in ("auto", "mosquitto") or self.broker.port
+        ):
+            raise InputError(
+                f"broker.tls {self.broker.tls!r} starts the mosquitto of that authority on its "
+                "port: it takes neither another choice nor a port"
+            )
         names = [check_host(host.name) for host in self.hosts]
         doubled = {name for name in names if names.count(name) > 1}
         if doubled:

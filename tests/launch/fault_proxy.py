@@ -18,6 +18,9 @@ from typing import Self
 PUBLISH_QOS_0 = 0x30
 """First byte of a PUBLISH without its flags DUP and RETAIN."""
 
+SERVER_SHUTTING_DOWN = b"\xe0\x02\x8b\x00"
+"""DISCONNECT of MQTT 5 with its reason, without properties."""
+
 
 class FaultProxy:
     """Forwards a port of its own to a broker; set its fields at any time, from any thread.
@@ -47,6 +50,7 @@ class FaultProxy:
         self._target = target
         self._random = random.Random(seed)
         self._links: set[asyncio.StreamWriter] = set()
+        self._clients: set[asyncio.StreamWriter] = set()
         self._loop = asyncio.new_event_loop()
         self._thread = Thread(target=self._loop.run_forever, name="fault-proxy")
         self._thread.start()
@@ -64,6 +68,10 @@ class FaultProxy:
     def cut(self) -> None:
         """Break all connections; new ones are taken."""
         asyncio.run_coroutine_threadsafe(self._cut(), self._loop).result()
+
+    def dismiss(self) -> None:
+        """Say goodbye to all clients as an MQTT 5 server that shuts down, then break the links."""
+        self._loop.call_soon_threadsafe(self._dismiss)
 
     def close(self) -> None:
         asyncio.run_coroutine_threadsafe(self._end(), self._loop).result()
@@ -91,6 +99,11 @@ class FaultProxy:
         for writer in list(self._links):
             writer.transport.abort()
 
+    def _dismiss(self) -> None:
+        for writer in list(self._clients):
+            writer.write(SERVER_SHUTTING_DOWN)
+            writer.close()
+
     async def _end(self) -> None:
         self._server.close()
         others = asyncio.all_tasks() - {asyncio.current_task()}
@@ -108,6 +121,7 @@ class FaultProxy:
             return
         both = {writer, up_writer}
         self._links |= both
+        self._clients.add(writer)
         pumps = [
             asyncio.create_task(self._pump(reader, up_writer)),
             asyncio.create_task(self._pump(up_reader, writer)),
@@ -121,6 +135,7 @@ class FaultProxy:
             for end in both:
                 end.transport.abort()
             self._links -= both
+            self._clients.discard(writer)
 
     async def _pump(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Forward one direction until it ends."""

@@ -121,6 +121,10 @@ def test_cut_half_open_slow_and_corrupted_wires(rig: Rig) -> None:
     rig.steers()
     rig.proxies["controller"].cut()
     rig.steers()
+    for proxy in rig.proxies.values():  # as when a cluster moves its clients
+        proxy.dismiss()
+    wait_for(lambda: rig.errors("controller").count("connection lost") >= 2, "the goodbye")
+    rig.steers()
     rig.proxies["controller"].half_open = True
     time.sleep(2.0)
     rig.proxies["controller"].heal()
