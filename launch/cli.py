@@ -13,6 +13,7 @@ from kofn.launch import (
     verbs_ca,
     verbs_controller,
     verbs_core,
+    verbs_doctor,
     verbs_fed,
     verbs_fleet,
     verbs_hw,
@@ -60,6 +61,7 @@ for verb in (
     verbs_controller.controller,
     verbs_fleet.swarm,
     verbs_fleet.robot,
+    verbs_doctor.doctor,
     verbs_run.replay,
     verbs_run.plot,
 ):

@@ -1,0 +1,168 @@
+# SPDX-License-Identifier: MIT
+"""`kofn doctor`: what on this machine, and on the way to its broker, would spoil a run."""
+
+import platform
+import resource
+import shutil
+import statistics
+import time
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Annotated
+
+import msgspec
+import typer
+
+from kofn.controller.core.errors import RunError
+from kofn.controller.echo import NAGLE_MS
+from kofn.controller.link.clock import MonotonicClock
+from kofn.controller.link.transport import Session
+from kofn.launch import options
+from kofn.launch.output import emit
+from kofn.launch.parts import Connection, connect
+from kofn.launch.tls_options import InsecureLab, TlsCa, TlsCert, TlsKey, tls_files
+
+DESCRIPTORS = 4096
+"""Enough for a broker of our own with some thousand connections."""
+ECHOES = 50
+ECHO_WAIT_S = 2.0
+WARN_DAYS = 30
+BUILT_YEAR = 2026
+
+
+class Finding(msgspec.Struct, frozen=True, kw_only=True):
+    """One line: `state` is ok, warn or fail; `hint` says what to do where it is not ok."""
+
+    check: str
+    state: str
+    what: str
+    hint: str = ""
+
+
+def doctor(
+    broker: Annotated[
+        str | None, typer.Option("--broker", help="Also try this broker, mqtt://host:port.")
+    ] = None,
+    credentials: options.Credentials = None,
+    mqtt: options.Mqtt = "auto",
+    tls_ca: TlsCa = None,
+    tls_cert: TlsCert = None,
+    tls_key: TlsKey = None,
+    insecure_lab: InsecureLab = False,
+    json: options.Json = False,
+) -> None:
+    """Check this machine and the way to its broker. Use no login that is connected elsewhere."""
+    tls = tls_files(tls_ca, tls_cert, tls_key)
+    findings = [versions(), mosquitto(), descriptors(), clock(datetime.now(UTC))]
+    findings += [certificate(path, datetime.now(UTC)) for path in (tls_ca, tls_cert) if path]
+    if broker is not None:
+        connection = connect("doctor", broker, credentials, mqtt, tls, insecure_lab)
+        findings += reach(connection)
+    lines = [f"{f.state:4s}  {f.check:16s}  {f.what}" for f in findings]
+    lines += [f"{f.check}: {f.hint}" for f in findings if f.hint]
+    failed = [f.check for f in findings if f.state == "fail"]
+    emit({"ok": not failed, "findings": msgspec.to_builtins(findings)}, lines, as_json=json)
+    if failed:
+        raise RunError(f"doctor: {', '.join(failed)} failed")
+
+
+def versions() -> Finding:
+    """Versions of what a report of a fault should name."""
+    found = [f"Python {platform.python_version()}"]
+    for package in ("kofn", "paho-mqtt", "amqtt", "pybullet"):
+        try:
+            found.append(f"{package} {version(package)}")
+        except PackageNotFoundError:
+            found.append(f"no {package}")
+    return Finding(check="versions", state="ok", what=", ".join(found))
+
+
+def mosquitto() -> Finding:
+    """Whether a broker of our own can be started, and which."""
+    path = shutil.which("mosquitto")
+    if path is not None:
+        return Finding(check="own broker", state="ok", what=f"mosquitto at {path}")
+    hint = "install mosquitto (for instance apt-get install mosquitto)"
+    if find_spec("amqtt") is not None:
+        what = "no mosquitto; the embedded amqtt serves simulations on this machine"
+        return Finding(check="own broker", state="warn", what=what, hint=hint)
+    what = "neither mosquitto on PATH nor amqtt"
+    return Finding(check="own broker", state="fail", what=what, hint=hint)
+
+
+def descriptors() -> Finding:
+    """How many connections a process may have."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    what = f"{soft} open files a process (hard limit {hard})"
+    if soft >= DESCRIPTORS or soft == resource.RLIM_INFINITY:
+        return Finding(check="file descriptors", state="ok", what=what)
+    hint = f"a fleet of one connection per robot needs more: ulimit -n {DESCRIPTORS}"
+    return Finding(check="file descriptors", state="warn", what=what, hint=hint)
+
+
+def clock(now: datetime) -> Finding:
+    """Whether certificates can be valid at this wall clock; durations never use it."""
+    what = f"{now.isoformat(timespec='seconds')}, steps of the monotonic clock "
+    what += f"{time.get_clock_info('monotonic').resolution:g} s"
+    if now.year >= BUILT_YEAR:
+        return Finding(check="clock", state="ok", what=what)
+    hint = "the clock is in the past: certificates are not valid yet; set it, or start NTP"
+    return Finding(check="clock", state="fail", what=what, hint=hint)
+
+
+def certificate(path: Path, now: datetime) -> Finding:
+    """Whether a certificate is valid, and how long."""
+    name = f"{path.name}"
+    try:
+        from cryptography import x509
+    except ImportError:
+        hint = "pip install 'kofn[tls]'"
+        return Finding(check=name, state="warn", what="cannot be looked into here", hint=hint)
+    try:
+        found = x509.load_pem_x509_certificate(path.read_bytes())
+    except (OSError, ValueError) as error:
+        hint = "name a PEM certificate, as kofn ca makes it"
+        return Finding(check=name, state="fail", what=f"cannot be read: {error}", hint=hint)
+    begins, ends = found.not_valid_before_utc, found.not_valid_after_utc
+    what = f"valid until {ends.date()}, {(ends - now).days} days"
+    if not begins <= now < ends:
+        return Finding(check=name, state="fail", what=what, hint="kofn ca renew, or set the clock")
+    if (ends - now).days < WARN_DAYS:
+        return Finding(check=name, state="warn", what=what, hint="kofn ca renew NAME")
+    return Finding(check=name, state="ok", what=what)
+
+
+def reach(connection: Connection) -> list[Finding]:
+    """Log in, and time signs of life of the broker."""
+    transport = connection.transport(MonotonicClock())
+    name = connection.username or "kofn-doctor"
+    session = Session(name, [], will=lambda _: None, birth=lambda _: ())
+    try:
+        transport.open(session)
+    except RunError as error:
+        hint = "start the broker, or look at its log; check address, port, login and firewall"
+        return [Finding(check="broker", state="fail", what=str(error), hint=hint)]
+    try:
+        reached = Finding(check="broker", state="ok", what=f"{connection.url} accepts {name!r}")
+        took_ms = []
+        for _ in range(ECHOES):
+            began_s = time.monotonic()
+            transport.ping()
+            while transport.heard_wall_s < began_s:
+                if time.monotonic() - began_s > ECHO_WAIT_S:
+                    what = f"no answer within {ECHO_WAIT_S:g} s"
+                    lost = Finding(check="echo", state="fail", what=what, hint="a bad network")
+                    return [reached, lost]
+                time.sleep(0.0001)
+            took_ms.append(1000 * (time.monotonic() - began_s))
+    finally:
+        transport.close()
+    middle, slow = statistics.median(took_ms), statistics.quantiles(took_ms, n=100)[98]
+    what = f"p50 {middle:.2f} ms, p99 {slow:.2f} ms of {ECHOES}"
+    least, most = NAGLE_MS
+    if least <= middle <= most:
+        hint = "Nagle's algorithm on the broker: set_tcp_nodelay true (docs/brokers.md)"
+        return [reached, Finding(check="echo", state="warn", what=what, hint=hint)]
+    return [reached, Finding(check="echo", state="ok", what=what)]
