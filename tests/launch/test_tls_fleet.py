@@ -9,8 +9,6 @@ from pathlib import Path
 import pytest
 from kofn_process import Kofn, port_is_free
 
-from kofn.controller.history import check_run
-
 pytestmark = [
     pytest.mark.e2e,
     pytest.mark.broker,
@@ -44,5 +42,6 @@ def test_a_whole_fleet_runs_with_certificates_only(
     result = kofn.json("up", path, "--no-video")
     assert (result["broker"], result["robots"]) == ("mosquitto", 6)
     assert result["replies_used"] == 2 * 4
-    assert check_run(kofn.home / result["run_dir"]) == []
+    checked = kofn.json("replay", result["run_dir"], "--check")
+    assert (checked["steps"], checked["wrong"]) == (4, [])
     assert port_is_free(port)
