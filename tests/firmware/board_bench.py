@@ -113,10 +113,11 @@ class Voice:
         info = self.client.publish(f"kofn1/{FLEET}/{kind}", encode(message), qos, retain=retain)
         info.wait_for_publish(PATIENCE_S)
 
-    def ctl(self, ep: int, period_ms: int = 5000) -> None:
+    def ctl(self, ep: int, period_ms: int = 5000, beat: int = 0) -> None:
         ctl = Ctl(
-            ep=ep, b="c", c=1, st="ONLINE", pace="realtime", period=period_ms, hold=3 * period_ms
-        )
+            ep=ep, b="c", c=1, st="ONLINE", pace="realtime", period=period_ms, hold=3 * period_ms,
+            beat=beat,
+        )  # fmt: skip
         self.send("ctl", ctl, retain=True, qos=1)
 
     def step(self, ep: int, t: int, *, ttl: int = 5000, up: int = 0, retain: bool = False) -> None:

@@ -350,3 +350,18 @@ def test_the_selftest_passes_on_the_bench_and_finds_a_reversed_encoder(tmp_path:
         assert result["ok"] is not swapped, done.stdout
         failed = [row[0] for row in result["rows"] if not row[1]]
         assert failed == (["left wheel forward", "left wheel backward"] if swapped else [])
+
+
+def test_a_controller_that_promised_a_beat_and_freezes_stops_the_board_within_link_s(
+    robot: Robot, voice: Voice
+) -> None:
+    voice.ctl(9, period_ms=30_000, beat=500)
+    robot.until("state=ARMED")
+    robot.until("link=up")
+    voice.step(9, 0, ttl=30_000)
+    wait_for(lambda: robot.turning, "motors turn")
+    robot.until("hold=controller silent")
+    assert not robot.turning
+    start, end = robot.motion()[-2:]
+    # link_s is 2 s of fleet time, and the bench runs twice as fast; uptime counts in 10 ms.
+    assert end[0] - start[0] <= 1000 + 50 + 20

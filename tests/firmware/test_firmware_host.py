@@ -60,11 +60,13 @@ EVENT = st.one_of(
         st.integers(0, 3),
     ),
     st.builds(
-        lambda ep: (
+        lambda ep, c, state: (
             "ctl",
-            Ctl(ep=ep, b="c", c=1, st="ONLINE", pace="realtime", period=1000, hold=0),
+            Ctl(ep=ep, b="c", c=c, st=state, pace="realtime", period=1000, hold=0, beat=500),
         ),
         st.integers(0, 2),
+        st.integers(1, 2),
+        st.sampled_from(["ONLINE", "ONLINE", "OFFLINE", "CONNECTION_BROKEN"]),
     ),
     st.builds(lambda ms: ("wait", ms), st.integers(0, 1500)),
     st.builds(lambda zone: ("zone", zone), st.integers(-1, ZONES - 1)),
@@ -79,7 +81,7 @@ class Ours:
         shelf.add(DIGEST, PAYLOAD)
         self.core = HostCore(
             host="h", boot="b", robots=["r0"], shelf=shelf, n_targets=ZONES, pace="realtime",
-            hold_s=9.0, seed=0,
+            hold_s=9.0, seed=0, needs_controller=True,
         )  # fmt: skip
 
     def see(self, kind: str, message: Any, zone: int, now: int) -> Any:

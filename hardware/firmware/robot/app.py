@@ -74,7 +74,7 @@ class App:
         self.odometry_only = cfg.get("localisation", "odometry") == "odometry"
         self._since_fix = 0.0
         self._busy = False
-        self._started = 0
+        self._started = self._controller = 0
         self._logged = -1000000
         self._low = False
 
@@ -158,7 +158,12 @@ class App:
                 for reply in self.host.answer(wire.poll(payload), self.clock.now()):
                     await self.link.publish("rep", wire.encode(**reply))
             elif kind == "ctl":
-                self.host.see_ctl(wire.ctl(payload))
+                now = self.clock.now()
+                if self.host.see_ctl(wire.ctl(payload)):
+                    self._cut()
+                    self.safety.hold("controller lost", now)
+                if not retained:
+                    self._controller = now
                 self._keep()
             elif kind == "halt":
                 await self._on_halt(wire.halt(payload))
@@ -183,6 +188,7 @@ class App:
         verdict, code, text = self.host.judge(step, now, now)
         self._keep()
         if verdict == TAKE:
+            self._controller = now
             if self._busy and not self._acted_out(now):
                 self.host.cut()
             zone = self.filter.zone if self.safety.available(now) else -1
@@ -295,6 +301,9 @@ class App:
             if self.guard.fired:
                 self.guard.fired = 0
                 self.safety.hold("blocked", now)
+            beat = self.host.beat
+            if self._busy and beat and now - self._controller > self.cfg["link_ms"]:
+                self.safety.hold("controller silent", now)
             self.safety.watch(now, self.x, self.y)
             why, replies = self.host.expire(now)
             if why is not None:

@@ -26,6 +26,7 @@ class Host:
         self._ordered_ep = -1
         self.left = False  # LEAVE was obeyed: no step is taken until the board is started again
         self._acks = []
+        self._ctl = None
         self._parked = None
         self._whole = False
         self._offset = None
@@ -38,13 +39,26 @@ class Host:
         self.counters[code] = self.counters.get(code, 0) + 1
 
     def see_ctl(self, ctl):
-        """Epoch and hold time; moves nothing."""
+        """Epoch, hold time and beat; True when the robot must stop: the controller is lost."""
         if ctl.ep < self.highest_ep:
             self.count("ctl_old_epoch")
             return False
+        if self._ctl is not None and self._ctl.b == ctl.b and ctl.c < self._ctl.c:
+            self.count("ctl_late_will")
+            return False
+        self._ctl = ctl
         self.highest_ep = ctl.ep
         self._hold = ctl.hold or 3 * ctl.period or self._hold
-        return False
+        if ctl.st != "CONNECTION_BROKEN":
+            return False
+        self.count("controller_lost")
+        self.stop("the controller's connection broke")
+        return True
+
+    @property
+    def beat(self):
+        """Milliseconds between two signs of life that the controller promised; 0 is none."""
+        return self._ctl.beat if self._ctl is not None and self._ctl.st == "ONLINE" else 0
 
     def see_halt(self, halt):
         """Latch a halt; True when the robot must stop now."""

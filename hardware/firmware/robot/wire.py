@@ -18,7 +18,7 @@ MAX_PAYLOAD = 64000
 BIG = 1 << 53
 OK, STALE, UNAVAILABLE, UNKNOWN = 0, 1, 2, 3
 
-Ctl = namedtuple("Ctl", ("ep", "period", "hold", "st"))
+Ctl = namedtuple("Ctl", ("ep", "b", "c", "period", "hold", "st", "beat"))
 Step = namedtuple("Step", ("ep", "t", "up", "g", "u", "ttl", "pol"))
 Poll = namedtuple("Poll", ("ep", "t", "q", "ttl", "ids"))
 Cmd = namedtuple("Cmd", ("ep", "id", "op", "ttl", "why"))
@@ -61,7 +61,11 @@ def _str(data, key, most=200):
 def ctl(payload):
     """Decode the controller's presence."""
     d = _load(payload)
-    return Ctl(_int(d, "ep"), _int(d, "period"), _int(d, "hold"), _str(d, "st"))
+    d.setdefault("beat", 0)
+    return Ctl(
+        _int(d, "ep"), _str(d, "b", 64), _int(d, "c"), _int(d, "period"), _int(d, "hold"),
+        _str(d, "st", 20), _int(d, "beat"),
+    )
 
 
 def step(payload):
