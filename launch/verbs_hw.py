@@ -14,6 +14,7 @@ import msgspec
 import typer
 
 from kofn.controller.core.errors import InputError, RunError
+from kofn.controller.link.address import parse_url
 from kofn.controller.link.clock import MonotonicClock
 from kofn.controller.link.messages import Conn, Ctl, Event, Halt, decode, encode
 from kofn.controller.link.mqtt import MqttTransport
@@ -22,6 +23,7 @@ from kofn.controller.link.transport import Session
 from kofn.hardware import doctor as looking
 from kofn.hardware.bench_run import BenchRun, Line
 from kofn.hardware.bench_run import selftest as test_robot
+from kofn.hardware.board_settings import BoardSettings, token_hash, write_board_folder
 from kofn.hardware.calibration import (
     Calibration,
     read_calibration,
@@ -38,7 +40,7 @@ from kofn.hardware.operator_token import make_token
 from kofn.hardware.selftest_result import SelftestResult, write_result
 from kofn.launch import options
 from kofn.launch.output import emit
-from kofn.launch.parts import Connection, connect
+from kofn.launch.parts import Connection, connect, read_credentials
 from kofn.launch.robot_host import LIMITS, state_folder, table_of
 from kofn.launch.tls_options import InsecureLab, TlsCa, TlsCert, TlsKey, tls_files
 
@@ -327,6 +329,54 @@ def preflight(
     own = RobotLimits() if limits is None else read_limits(limits)
     lines = check(run, Policy.load(policy), layout, n=robots, k=k, limits=own)
     _report(lines, json, failed_code=1)
+
+
+@app.command()
+def provision(
+    robot: Annotated[str, typer.Argument(help="The robot's name; also its host's on the wire.")],
+    broker: Annotated[str, typer.Option(help="Broker as mqtt://HOST:PORT or mqtts://HOST:PORT.")],
+    out: Annotated[Path, typer.Option(help="A new folder: what is copied onto the board.")],
+    fleet: options.Fleet = "fleet",
+    board: Annotated[
+        str, typer.Option("--board", help="Keys of kofn.json as JSON: pins, calibration, limits..")
+    ] = "{}",
+    credentials: options.Credentials = None,
+    ca: Annotated[Path | None, typer.Option(help="The authority's certificate, PEM.")] = None,
+    cert: Annotated[Path | None, typer.Option(help="The host's certificate, PEM.")] = None,
+    key: Annotated[Path | None, typer.Option(help="The host's key, PEM.")] = None,
+    token: Annotated[
+        Path | None, typer.Option(help=f"File with the operator's token; else {TOKEN_VARIABLE}.")
+    ] = None,
+    insecure_lab: InsecureLab = False,
+    json: options.Json = False,
+) -> None:
+    """Write the folder that makes a MicroPython board this robot: firmware, settings, keys."""
+    address = parse_url(broker)
+    if not address.loopback and not address.tls and not insecure_lab:
+        raise InputError(f"broker {broker} is not on this machine: use mqtts://, or --insecure-lab")
+    if address.tls and ca is None:
+        raise InputError("a broker at mqtts:// needs --ca, the authority's certificate")
+    user, password = read_credentials(credentials)
+    given = _table(board) | {
+        "fleet": fleet,
+        "host": robot,
+        "robot": robot,
+        "token_sha256": token_hash(_token(token)),
+        "broker": {
+            "host": address.host,
+            "port": address.port,
+            "user": user or "",
+            "password": password or "",
+            "server_name": address.host if address.tls else "",
+        },
+    }
+    try:
+        settings = msgspec.convert(given, BoardSettings)
+    except msgspec.ValidationError as error:
+        raise InputError(f"--board: {error}") from error
+    files = write_board_folder(out, settings, ca=ca, cert=cert, key=key)
+    lines = [f"{out}: {len(files)} files; copy them with: mpremote cp -r {out}/. :"]
+    emit({"path": str(out), "files": len(files)}, lines, as_json=json)
 
 
 @app.command()

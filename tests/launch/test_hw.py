@@ -1,10 +1,12 @@
 # SPDX-License-Identifier: MIT
 """`kofn hw` on real processes and ptys."""
 
+import json
 import os
 import re
 import signal
-import subprocess  # noqa: TC003
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -200,3 +202,32 @@ def test_estop_of_a_fleet_names_whoever_does_not_answer(kofn: Kofn, tmp_path: Pa
         done = kofn.run("hw", "estop", "--broker", broker.url)
     assert done.returncode == 1
     assert "NO ANSWER from ghost" in done.stderr
+
+
+def test_a_board_folder_is_provisioned_and_bad_input_is_one_sentence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("KOFN_OPERATOR_TOKEN", "choose-your-own")
+    out = tmp_path / "board"
+    kofn = [sys.executable, "-m", "kofn.launch", "hw", "provision", "r07", "--out", str(out)]
+    here = [*kofn, "--broker", "mqtt://127.0.0.1:1883"]
+
+    def run(command: list[str]) -> "subprocess.CompletedProcess[str]":
+        return subprocess.run(command, capture_output=True, text=True, check=False)
+
+    far = run([*kofn, "--broker", "mqtt://192.0.2.1:1883"])
+    assert far.returncode == 2
+    assert "mqtts://" in far.stderr
+    fast = run([*here, "--board", '{"limits": {"v": 50}}'])
+    assert fast.returncode == 2
+    assert "limits.v" in fast.stderr
+    assert not out.exists()
+    done = run([*here, "--board", '{"pins": {"battery": 26}}', "--json"])
+    assert done.returncode == 0, done.stderr
+    settings = json.loads((out / "kofn.json").read_text())
+    assert settings["pins"]["battery"] == 26
+    assert "choose-your-own" not in (out / "kofn.json").read_text()
+    assert (out / "robot" / "safety.py").exists()
+    again = run(here)
+    assert again.returncode == 2
+    assert "not an empty folder" in again.stderr
