@@ -17,10 +17,12 @@ from kofn.launch import (
     verbs_fed,
     verbs_fleet,
     verbs_hw,
+    verbs_identify,
     verbs_measure,
     verbs_operate,
     verbs_run,
     verbs_study,
+    verbs_validate,
 )
 
 app = typer.Typer(
@@ -55,6 +57,8 @@ for verb in (
     verbs_core.train,
     verbs_core.evaluate,
     verbs_core.certify,
+    verbs_identify.identify,
+    verbs_validate.validate,
     verbs_measure.sweep,
     verbs_measure.bench,
     verbs_fleet.up,

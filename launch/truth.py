@@ -57,10 +57,10 @@ class Truth:
         return np.ones_like(self.zones) if self.weights is None else self.weights
 
 
-class _Log(NamedTuple):
-    """The steps of one host's log."""
+class HostSteps(NamedTuple):
+    """The head and the steps of one host's log."""
 
-    robots: list[str]
+    header: Header
     steps: list[StepTaken]
 
 
@@ -72,13 +72,13 @@ def read_truth(folder: Path) -> Truth:
     InputError
         No host logged a step, or a log is not one of ours (a torn end is fine).
     """
-    logs = [log for path in sorted((folder / "hosts").glob("*.jsonl")) if (log := _read(path))]
+    logs = [log for path in sorted((folder / "hosts").glob("*.jsonl")) if (log := read_steps(path))]
     times = sorted({step.t for log in logs for step in log.steps})
     if not times:
         raise InputError(f"{folder} has no host log with a step in it")
     row_of = {t: row for row, t in enumerate(times)}
-    robots = tuple(robot for log in logs for robot in log.robots)
-    widths = [max(len(log.robots), *(len(step.z) for step in log.steps), 0) for log in logs]
+    robots = tuple(robot for log in logs for robot in log.header.robots)
+    widths = [max(len(log.header.robots), *(len(step.z) for step in log.steps), 0) for log in logs]
     t = np.array(times, dtype=np.int64)
     g, u = np.full(t.size, -1), np.full(t.size, -1)
     zones = np.full((t.size, sum(widths)), -1)
@@ -149,7 +149,7 @@ def _ratio(part: npt.NDArray[np.generic], whole: IntArray) -> FloatArray:
     return result
 
 
-def _read(path: Path) -> _Log | None:
+def read_steps(path: Path) -> HostSteps | None:
     """Return the steps of a log in order of epoch; None when not even its header was written."""
     rows = read_rows(path)
     header = next(rows, None)
@@ -162,7 +162,7 @@ def _read(path: Path) -> _Log | None:
         n = len(step.w) if step.w else len(header.robots)
         if len(step.z) != n or len(step.a) != n:
             raise InputError(f"{path} has {len(step.z)} zones at step {step.t}, but {n} robots")
-    return _Log(header.robots, sorted(steps, key=lambda step: (step.ep, step.t)))
+    return HostSteps(header, sorted(steps, key=lambda step: (step.ep, step.t)))
 
 
 def read_rows(path: Path) -> Iterator[HostLogRow]:
