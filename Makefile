@@ -1,5 +1,5 @@
 # kofn: `make demo` and `make test` do everything, from an empty machine with Python 3.11 on.
-.PHONY: help demo test test-slow test-core-fed test-others check bench clean \
+.PHONY: help demo test test-slow test-core-fed test-launch test-others check bench clean \
 	environments environment-main environment-fed
 
 help:  ## list the targets
@@ -10,18 +10,23 @@ demo:  ## install, then steer 20 simulated robots by polling 5 of them
 	@.venv/bin/kofn demo
 
 test: environments  ## install, then run the tests (without the slow ones)
-	@$(MAKE) --no-print-directory -j2 --output-sync=target MARK="not slow" test-core-fed test-others
+	@$(MAKE) --no-print-directory -j3 --output-sync=target MARK="not slow" \
+		test-core-fed test-launch test-others
 
 test-slow: environments  ## the slow tests, one after the other
-	@$(MAKE) --no-print-directory MARK=slow test-core-fed test-others
+	@$(MAKE) --no-print-directory MARK=slow test-core-fed test-launch test-others
 
-# Two lots at a time, for most tests use one core or wait. Without tests of the mark a lot is fine (5).
+# Three lots at a time: many tests wait for real processes. A lot without tests of the mark is fine (5).
 test-core-fed:
 	.venv/bin/python -m pytest -m "$(MARK)" tests/core || [ $$? = 5 ]
 	.venv-fed/bin/python -m pytest -m "$(MARK)" tests/fed || [ $$? = 5 ]
 
+test-launch:
+	.venv/bin/python -m pytest -m "$(MARK)" --durations=12 tests/launch
+
 test-others:
-	.venv/bin/python -m pytest -m "$(MARK)" --ignore tests/core --ignore tests/fed tests
+	.venv/bin/python -m pytest -m "$(MARK)" --durations=12 --ignore tests/core --ignore tests/fed \
+		--ignore tests/launch tests
 
 # flwr and amqtt cannot be installed together, see pyproject.toml.
 environments:
