@@ -171,7 +171,7 @@ def run(suite: str, *, quick: bool) -> list[Row]:
         A suite that there is not.
     """
     if suite not in SUITES:
-        raise InputError(f"unknown suite {suite!r}; known are bias, sim, {', '.join(SUITES)}")
+        raise InputError(f"unknown suite {suite!r}; known are bias, link, sim, {', '.join(SUITES)}")
     rows: list[Row] = []
     with Progress(f"bench {suite}") as progress:
         for measure in SUITES[suite](quick=quick):

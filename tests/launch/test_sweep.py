@@ -309,4 +309,4 @@ def test_bench_core_measures_every_part(call: Call) -> None:
 
 
 def test_an_unknown_bench_names_the_known_ones(refused: Callable[..., str]) -> None:
-    assert "unknown suite 'gpu'; known are bias, core" in refused("bench", "gpu")
+    assert "unknown suite 'gpu'; known are bias, link, sim, core" in refused("bench", "gpu")

@@ -131,6 +131,7 @@ def test_the_acl_file_gives_each_user_its_own_topics_only() -> None:
         "topic write kofn1/f/halt",
         "topic read kofn1/f/ctl",
         "topic read kofn1/f/conn/+",
+        "topic read kofn1/f/evt/+",
         "topic read kofn1/f/halt",
     ]
 
