@@ -1,5 +1,5 @@
 # kofn: `make demo` and `make test` do everything, from an empty machine with Python 3.11 on.
-.PHONY: help demo test test-slow test-core-fed test-launch test-others check bench clean \
+.PHONY: help demo test test-slow test-core-fed test-launch-1 test-launch-2 test-others check bench clean \
 	environments environment-main environment-fed
 
 help:  ## list the targets
@@ -11,18 +11,22 @@ demo:  ## install, then steer 20 simulated robots by polling 5 of them
 
 test: environments  ## install, then run the tests (without the slow ones)
 	@$(MAKE) --no-print-directory -j3 --output-sync=target MARK="not slow" \
-		test-core-fed test-launch test-others
+		test-others test-core-fed test-launch-1 test-launch-2
 
 test-slow: environments  ## the slow tests, one after the other
-	@$(MAKE) --no-print-directory MARK=slow test-core-fed test-launch test-others
+	@$(MAKE) --no-print-directory MARK=slow \
+		test-others test-core-fed test-launch-1 test-launch-2
 
 # Three lots at a time: many tests wait for real processes. A lot without tests of the mark is fine (5).
 test-core-fed:
 	.venv/bin/python -m pytest -m "$(MARK)" tests/core || [ $$? = 5 ]
 	.venv-fed/bin/python -m pytest -m "$(MARK)" tests/fed || [ $$? = 5 ]
 
-test-launch:
-	.venv/bin/python -m pytest -m "$(MARK)" --durations=12 tests/launch
+test-launch-1:
+	.venv/bin/python -m pytest -m "$(MARK)" --durations=12 tests/launch/test_[a-f]*.py
+
+test-launch-2:
+	.venv/bin/python -m pytest -m "$(MARK)" --durations=12 tests/launch/test_[g-z]*.py
 
 test-others:
 	.venv/bin/python -m pytest -m "$(MARK)" --durations=12 --ignore tests/core --ignore tests/fed \

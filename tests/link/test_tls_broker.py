@@ -56,10 +56,14 @@ class Plant:
         self.start()
 
     def start(self) -> None:
+        file = self.folder / "broker.log"
+        before = file.read_text().count(" running") if file.exists() else 0
         with (self.folder / "broker.log").open("ab") as log:
             self.process = subprocess.Popen(
                 ["mosquitto", "-c", "mosquitto.conf"], cwd=self.folder / "broker", stderr=log
             )
+        # It listens before it minds signals: until it says so, SIGHUP would end it.
+        until(lambda: self.log().count(" running") > before)
         until(self._listens)
 
     def _listens(self) -> bool:
