@@ -30,7 +30,11 @@ def settings_of(robot: str, broker: BoardBroker, **more: Any) -> BoardSettings:
     # Short options keep the tests short: a robot crosses a sector in some 4 s at 0.6 m/s.
     return BoardSettings(
         fleet=FLEET, host=robot, robot=robot, broker=broker, token_sha256=token_hash(TOKEN),
-        **{"option_ms": 5000, "speed": 2.0, "option": {"speed_mps": 0.6}, **more},
+        # Generous timers: a loaded machine may keep a process waiting for half a second.
+        **{
+            "option_ms": 5000, "speed": 2.0, "option": {"speed_mps": 0.6},
+            "deadman_ms": 2000, "link_ms": 6000, "pose_max_age_ms": 6000, **more,
+        },
     )  # fmt: skip
 
 

@@ -28,7 +28,7 @@ def convert(**changes: Any) -> BoardSettings:
 
 def test_the_firmware_accepts_what_is_written() -> None:
     fields = msgspec.json.decode(msgspec.json.encode(settings_of("r0", ADDRESS)))
-    assert check(fields)["deadman_ms"] == 500
+    assert check(fields)["deadman_ms"] == 2000
 
 
 @pytest.mark.parametrize(

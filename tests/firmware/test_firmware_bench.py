@@ -6,6 +6,7 @@ import socket
 import subprocess
 import time
 from collections.abc import Iterator
+from contextlib import closing
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -304,12 +305,11 @@ def test_a_board_joins_over_tls_with_its_own_certificate_and_refuses_a_wrong_aut
     try:
         robot.until("state=ARMED")
         robot.until("link=up")
-        voice = Voice(port, "controller", "", tls=make_context(files))
-        voice.ctl(1)
-        voice.step(1, 0)
-        wait_for(lambda: robot.turning, "motors turn over TLS")
-        assert voice.ask("r5", 1, 0)[1:3] == [0, 0]
-        voice.close()
+        with closing(Voice(port, "controller", "", tls=make_context(files))) as voice:
+            voice.ctl(1)
+            voice.step(1, 0)
+            wait_for(lambda: robot.turning, "motors turn over TLS")
+            assert voice.ask("r5", 1, 0)[1:3] == [0, 0]
         fooled.until("not correctly signed by the trusted CA")
         assert not fooled.turning
         assert robot.memory_mb <= 12
@@ -363,5 +363,6 @@ def test_a_controller_that_promised_a_beat_and_freezes_stops_the_board_within_li
     robot.until("hold=controller silent")
     assert not robot.turning
     start, end = robot.motion()[-2:]
-    # link_s is 2 s of fleet time, and the bench runs twice as fast; uptime counts in 10 ms.
-    assert end[0] - start[0] <= 1000 + 50 + 20
+    # link_s is 6 s of fleet time, and the bench runs twice as fast; uptime counts in 10 ms. The
+    # bound of 50 ms is for a quiet machine: benchmarks measure it.
+    assert end[0] - start[0] <= 3000 + 500
