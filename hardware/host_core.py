@@ -362,7 +362,7 @@ class HostCore:
 
     def _replies(self, poll: Poll, latch: Latch | None, flag: Flag, now_s: float) -> list[Reply]:
         # The zone was read when the step was taken: its age is that of the latch, 0 for this step.
-        age_ms = int((now_s - latch.at_s) * 1000) if latch and flag is Flag.STALE else 0
+        age_ms = round((now_s - latch.at_s) * 1000) if latch and flag is Flag.STALE else 0
         rows = [self._row(name, latch, flag, age_ms) for name in poll.ids]
         alive = int((latch.zones >= 0).sum()) if latch else 0
         size = ROWS_PER_REPLY
