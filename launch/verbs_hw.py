@@ -381,7 +381,7 @@ def provision(
 
 @app.command()
 def tags(
-    numbers: Annotated[list[int], typer.Argument(help="Tag ids; the floor's are 500 and up.")],
+    numbers: Annotated[list[int], typer.Argument(help="Tag ids; the floor's are 580 to 583.")],
     out: Annotated[Path, typer.Option(help="The PDF.")] = Path("tags.pdf"),
     side: Annotated[float, typer.Option(help="Side of the black square, m.")] = 0.12,
     json: options.Json = False,

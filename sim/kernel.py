@@ -26,8 +26,6 @@ import hashlib
 import io
 import json
 import secrets
-import zipfile
-import zlib
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
@@ -39,6 +37,7 @@ import numpy as np
 
 from kofn.controller.core.errors import InputError
 from kofn.controller.core.game import Game, InitialLaw
+from kofn.controller.core.policy import DAMAGE
 from kofn.sim.motion import MotionKernel
 from kofn.sim.world import BoolArray, FloatArray, IntArray
 
@@ -286,7 +285,7 @@ class Kernel:
                 arrays = {name: archive[name] for name in archive.files}
             header = json.loads(arrays["header"].tobytes())
             foreign = header.get("format") != FORMAT
-        except (*_DAMAGE, AttributeError):
+        except (*DAMAGE, AttributeError):
             raise InputError(f"{path} is not a kofn kernel, or is truncated or damaged") from None
         if foreign:
             raise InputError(f"{path} is not a kofn kernel (kofn identify writes them)")
@@ -297,7 +296,7 @@ class Kernel:
         try:
             kernel = cls._of(arrays, header)
             intact = kernel.sha256 == header["sha256"]
-        except (*_DAMAGE, msgspec.ValidationError) as error:
+        except (*DAMAGE, msgspec.ValidationError) as error:
             raise InputError(f"{path} is damaged: {error}") from None
         if not intact:
             raise InputError(f"{path} is damaged: its content does not match its SHA-256")
@@ -386,18 +385,3 @@ def write_whole(path: Path, data: bytes) -> None:
 def _normalised(weights: FloatArray) -> FloatArray:
     result: FloatArray = weights / weights.sum(axis=-1, keepdims=True)
     return result
-
-
-_DAMAGE = (
-    zipfile.BadZipFile,
-    zlib.error,
-    KeyError,
-    ValueError,
-    TypeError,
-    EOFError,
-    IndexError,
-    NotImplementedError,
-    RuntimeError,
-    OverflowError,
-    MemoryError,
-)

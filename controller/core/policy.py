@@ -59,7 +59,7 @@ FORMAT = "kofn-policy"
 VERSION = 2
 
 #: What reading a damaged or foreign file can raise inside numpy, zipfile and json.
-_DAMAGE = (
+DAMAGE = (
     zipfile.BadZipFile,
     zlib.error,
     KeyError,
@@ -274,7 +274,7 @@ class Policy:
                 arrays = {name: archive[name] for name in archive.files}
             header = json.loads(arrays["header"].tobytes())
             foreign = header.get("format") != FORMAT
-        except (*_DAMAGE, AttributeError):
+        except (*DAMAGE, AttributeError):
             raise InputError(f"{source} is not a kofn policy, or is truncated or damaged") from None
         if foreign:
             raise InputError(f"{source} is not a kofn policy")
@@ -320,7 +320,7 @@ class Policy:
                 bare=bare,
             )
             intact = policy.sha256 == header["sha256"]
-        except _DAMAGE as error:
+        except DAMAGE as error:
             raise InputError(f"{source} is damaged: {error}") from None
         if not intact:
             raise InputError(f"{source} is damaged: its content does not match its SHA-256")
