@@ -9,7 +9,8 @@ import time
 from pathlib import Path
 
 import pytest
-from devices import FakeCreate2
+
+from kofn.hardware.fakes.serial_devices import FakeCreate2
 
 AGENT = """
 import asyncio, sys, time

@@ -21,102 +21,13 @@ from kofn.controller.link.mqtt import MqttTransport
 from kofn.controller.link.transport import Session, Transport
 from kofn.hardware.drivers.vda5050 import CLEAR_AT, Vehicle
 from kofn.hardware.drivers.vda5050_messages import Dialect, Node
+from kofn.hardware.fakes.vehicle import FakeVehicle
 from kofn.hardware.safety_states import Mode
 from kofn.hardware.safety_task import Safety
 from kofn.hardware.vda_bank import VdaBank, read_settings, robot_names
 
 NODES = [Node(id=f"z{i}", x=float(np.cos(i)), y=float(np.sin(i))) for i in range(5)]
 DIALECTS: list[Dialect] = [2, 3]
-
-
-class FakeVehicle:
-    """A vehicle that drives to the nodes of an order in `way_s`; both dialects."""
-
-    def __init__(self, dialect: Dialect, serial: str = "S1", node: str = "z0") -> None:
-        self.dialect, self.serial, self.node = dialect, serial, node
-        self.order: dict[str, Any] = {}
-        self.actions: list[tuple[str, str, str]] = []
-        self.paused = self.driving = False
-        self.mode, self.stop, self.field = "AUTOMATIC", "NONE", False
-        self.errors: list[dict[str, Any]] = []
-        self.targets: list[str] = []
-        self.orders_taken = 0
-
-    def topic(self, kind: str) -> str:
-        root = "uagv/v2" if self.dialect == 2 else "vda5050/v3"
-        return f"{root}/acme/{self.serial}/{kind}"
-
-    def take(self, kind: str, payload: bytes) -> None:
-        message = json.loads(payload)
-        if kind == "order":
-            same = (message["orderId"], message["orderUpdateId"]) == (
-                self.order.get("orderId"),
-                self.order.get("orderUpdateId"),
-            )
-            if same:
-                return  # as the standard says: ignored
-            self.orders_taken += 1
-            self.order = message
-            assert all(node["released"] for node in message["nodes"])
-            self.targets = [
-                node["nodeId"] for node in message["nodes"] if node["nodeId"] != self.node
-            ]
-            self.driving = bool(self.targets) and not self.paused
-            return
-        for action in message["actions"]:
-            self._act(action)
-
-    def _act(self, action: dict[str, Any]) -> None:
-        kind = action["actionType"]
-        if kind == "startPause":
-            self.paused, self.driving = True, False
-        elif kind == "stopPause":
-            self.paused = False
-        elif kind == "cancelOrder":
-            self.targets, self.driving = [], False
-        elif kind == "clearInstantActions":
-            self.actions.clear()
-        self.actions.append((action["actionId"], kind, "FINISHED"))
-
-    def arrive(self) -> None:
-        if self.driving and self.targets:
-            self.node, self.targets = self.targets[-1], []
-            self.driving = False
-
-    def state(self) -> bytes:
-        acted = [
-            {"actionId": one, "actionType": kind, "actionStatus": status}
-            for one, kind, status in self.actions
-        ]
-        body: dict[str, Any] = {
-            "headerId": 1,
-            "timestamp": "2026-01-01T00:00:00.000Z",
-            "version": "2.1.0" if self.dialect == 2 else "3.0.0",
-            "manufacturer": "acme",
-            "serialNumber": self.serial,
-            "orderId": self.order.get("orderId", ""),
-            "orderUpdateId": self.order.get("orderUpdateId", 0),
-            "lastNodeId": self.node,
-            "lastNodeSequenceId": 0,
-            "nodeStates": [],
-            "edgeStates": [],
-            "driving": self.driving,
-            "paused": self.paused,
-            "operatingMode": self.mode,
-            "errors": self.errors,
-            "actionStates": acted if self.dialect == 2 else [],
-        }
-        if self.dialect == 2:
-            body["batteryState"] = {"batteryCharge": 80.0, "charging": False}
-            body["safetyState"] = {"eStop": self.stop, "fieldViolation": self.field}
-        else:
-            body["instantActionStates"] = acted
-            body["powerSupply"] = {"stateOfCharge": 80.0, "charging": False}
-            body["safetyState"] = {"activeEmergencyStop": self.stop, "fieldViolation": self.field}
-        return json.dumps(body).encode()
-
-    def connection(self, state: str, stamp: str = "2026-01-01T00:00:00.000Z") -> bytes:
-        return json.dumps({"headerId": 0, "timestamp": stamp, "connectionState": state}).encode()
 
 
 class Pair:
@@ -145,7 +56,10 @@ class Pair:
 def test_a_zone_becomes_an_order_of_one_released_node_ahead(dialect: Dialect) -> None:
     pair = Pair(dialect)
     (order,) = pair.send(pair.ours.go(1, 0.0))
-    assert [node["nodeId"] for node in order["nodes"]] == ["z0", "z1"]
+    assert [(node["nodeId"], node["released"]) for node in order["nodes"]] == [
+        ("z0", True),
+        ("z1", True),
+    ]
     assert [part["sequenceId"] for part in (*order["nodes"], *order["edges"])] == [0, 2, 1]
     assert pair.fake.driving
     pair.fake.arrive()

@@ -13,12 +13,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from devices import TextBoard
 from kofn_process import Kofn
 from plain_broker import PlainBroker, plain_broker
 
 from kofn.controller.core.errors import InputError
 from kofn.hardware.calibration import Calibration, read_calibration, write_calibration
+from kofn.hardware.fakes.serial_devices import TextBoard
 from kofn.hardware.fleet_file import read_fleet
 
 FLEET = """
