@@ -2,9 +2,11 @@
 r"""Multinomial draws over laws that are used again and again, prepared once.
 
 The n agents of a row go to their C outcomes one outcome at a time, the likeliest first: outcome i
-takes a binomial share :math:`p_i / \sum_{i' \ge i} p_{i'}` of those who are left. Once few are
-left, each is drawn by itself from what remains of the law, by the alias method (Walker 1977, Vose
-1991): that costs two look-ups and one random word, and no branch that a processor cannot foresee.
+takes a binomial share :math:`p_i / \sum_{i' \ge i} p_{i'}` of those who are left: by look-up if
+they are few (`_binomial_tables`), from bins of the bell if they are many (`_bell`). Once very few
+are left, each is drawn by itself from what remains of the law, by the alias method (Walker 1977,
+Vose 1991): that costs two look-ups and one random word, and no branch that a processor cannot
+foresee.
 
 ========  ============  ==========  ==========================================================
 symbol    name          shape       meaning
@@ -29,6 +31,7 @@ import numpy as np
 import numpy.typing as npt
 
 from kofn.controller.core import _random as draw
+from kofn.controller.core._bell import VARIANCE, bell
 from kofn.controller.core._binomial_tables import LIMIT, look_up, tables_of
 from kofn.controller.core._jit import jit, unrolled
 
@@ -157,6 +160,8 @@ def add(
             else:
                 if n < LIMIT and number[r, i] >= 0:
                     state, taken = look_up(state, n, tables, number[r, i])
+                elif n * share[r, i] * (1.0 - share[r, i]) >= VARIANCE:
+                    state, taken = bell(state, n, share[r, i])
                 else:
                     state, taken = draw.binomial_share(state, n, share[r, i], log_rest[r, i])
                 out[at + order[r, i]] += taken

@@ -1,15 +1,16 @@
 # SPDX-License-Identifier: MIT
-"""Looked-up binomials and pooled moves have exactly the laws that they stand for."""
+"""Looked-up and wide binomials and pooled moves have exactly the laws that they stand for."""
 
 import math
 
 import numpy as np
 import pytest
+import scipy.stats
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from kofn.controller.core import load_game
+from kofn.controller.core import _bell, load_game
 from kofn.controller.core._binomial_tables import (
     ENTRIES,
     LIMIT,
@@ -58,6 +59,73 @@ def test_every_table_holds_the_binomial_law(p: float) -> None:
 def _draws(state: np.uint64, n: int, tables: np.ndarray, out: np.ndarray) -> None:
     for i in range(out.size):
         state, out[i] = look_up(state, n, tables, 0)
+
+
+@given(st.floats(1e-6, 1 - 1e-6), st.floats(0, 2), st.floats(-9, 9))
+@settings(max_examples=300, deadline=None)
+def test_wide_laws_stay_between_the_bounds_that_are_made_for_the_narrowest(
+    p: float, wider: float, s: float
+) -> None:
+    n = math.ceil(_bell.VARIANCE * 10**wider / (p * (1 - p)))
+    mean, sigma = n * p, math.sqrt(n * p * (1 - p))
+    k = round(mean + s * sigma)
+    s = (k - mean) / sigma
+    exact = _bell.log_law(n, k, mean, n - mean)
+    assert abs(exact + s * s / 2) <= _bell.spread(np.array([s]))[0] + 1e-9
+
+
+@pytest.mark.parametrize(("n", "p"), [(16_384, 0.5), (84_000, 0.05), (84_000, 0.95)])
+def test_the_logarithm_of_a_wide_law_is_exact(n: int, p: float) -> None:
+    mean, sigma = n * p, math.sqrt(n * p * (1 - p))
+    k0 = round(mean)
+    ks = np.arange(round(mean - 9 * sigma), round(mean + 9 * sigma) + 1)
+    # By the ratio of neighbours, and from a sum of 1.
+    ratios = np.log((n - ks[:-1]) * p / ((ks[:-1] + 1) * (1 - p)))
+    logs = np.concatenate([[0.0], np.cumsum(ratios)])
+    logs -= logs[k0 - ks[0]]
+    logs += math.log(math.sqrt(2 * math.pi) * sigma / np.exp(logs).sum())
+    ours = [_bell.log_law(n, int(k), mean, n - mean) for k in ks]
+    assert np.abs(ours - logs).max() < 1e-9
+
+
+def test_bins_propose_by_their_height_and_none_is_accepted_too_seldom() -> None:
+    least, most = _bell.bounds()
+    cut, pair = _bell._alias(np.exp(most))
+    level = cut - np.arange(_bell.BINS)
+    law = np.zeros(_bell.BINS)
+    np.add.at(law, pair[::2], level / _bell.BINS)
+    np.add.at(law, pair[1::2], (1 - level) / _bell.BINS)
+    assert np.abs(law - np.exp(most) / np.exp(most).sum()).max() < 1e-15
+    assert (least <= most).all()
+    assert np.exp(least).sum() > 0.93 * np.exp(most).sum()
+
+
+@jit
+def _wide_draws(state: np.uint64, n: int, p: float, out: np.ndarray) -> None:
+    for i in range(out.size):
+        state, out[i] = _bell.bell(state, n, p)
+
+
+@pytest.mark.parametrize(
+    ("n", "p"), [(16_384, 0.5), (90_000, 0.05), (90_000, 0.95), (10**9, 1e-5), (10**9, 0.4)]
+)
+def test_wide_draws_have_the_law_in_bins_and_at_single_values(n: int, p: float) -> None:
+    out = np.empty(400_000, dtype=np.int64)
+    _wide_draws(np.uint64(n + 5), n, p, out)
+    law = scipy.stats.binom(n, p)
+    for edges in (
+        np.unique(law.ppf(np.linspace(0.0005, 0.9995, 300))),
+        law.ppf(0.5) + np.arange(-40, 41.0),  # parity, or a value that is always missed
+    ):
+        exact = out.size * np.diff(np.concatenate([[0.0], law.cdf(edges), [1.0]]))
+        seen = np.bincount(np.searchsorted(edges, out), minlength=exact.size)
+        kept = exact > 5
+        chi = float(((seen - exact)[kept] ** 2 / exact[kept]).sum())
+        freedom = int(kept.sum()) - 1
+        assert chi < freedom + 5 * math.sqrt(2 * freedom)
+    deviation = (out - n * p) / math.sqrt(n * p * (1 - p))
+    assert abs(deviation.mean()) < 5 / math.sqrt(out.size)
+    assert abs((deviation**2).mean() - 1) < 5 * math.sqrt(2 / out.size)
 
 
 @pytest.mark.parametrize("n", [1, 3, 4, 63, 64, 700, LIMIT - 1])
