@@ -17,9 +17,18 @@ Runs = Annotated[Path, typer.Option("--out", help="Folder in which the run folde
 Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Log what happens on stderr.")]
 
 GameArgument = Annotated[
-    str, typer.Argument(metavar="GAME", help="A preset, a .toml file, or module:factory.")
+    str,
+    typer.Argument(
+        metavar="GAME", help="A preset, a .toml file, a kernel of identify, or module:factory."
+    ),
 ]
 FleetSize = Annotated[int, typer.Option("--n", help="Fleet size.")]
+FleetOrKernels = Annotated[
+    int | None, typer.Option("--n", help="Fleet size; default: 1000, or the kernel file's.")
+]
+Force = Annotated[
+    bool, typer.Option("--force", help="Accept a kernel of another fleet size; it is recorded.")
+]
 Horizon = Annotated[int | None, typer.Option(help="Steps; default: the game's.")]
 Grid = Annotated[
     int | None, typer.Option(help="Agents in a histogram of the action table; default: chosen.")

@@ -8,10 +8,12 @@ from collections.abc import Callable
 from kofn.controller.core.errors import InputError
 from kofn.controller.core.game import Game
 from kofn.controller.core.policy import Policy
-from kofn.controller.core.presets import PRESETS, load_game
+from kofn.controller.core.presets import PRESETS
+from kofn.launch.models import load_model
 from kofn.launch.output import note
 from kofn.launch.scenario import GameSection, Scenario
 from kofn.launch.training import train
+from kofn.sim.kernel import blank
 
 
 def build_game(section: GameSection) -> Game:
@@ -26,7 +28,7 @@ def build_game(section: GameSection) -> Game:
     if preset is None or not section.parameters:
         if section.parameters:
             raise InputError(f"game {section.name!r} is no preset and takes no parameters")
-        return load_game(section.name)
+        return load_model(section.name)[0]
     known = inspect.signature(preset).parameters
     whole: dict[str, float] = {}
     for key, value in section.parameters.items():
@@ -52,8 +54,8 @@ def load_policy(scenario: Scenario) -> tuple[Game, Policy | None]:
     Raises
     ------
     InputError
-        A damaged file, a policy that was made for another game, or a game that does not fit the
-        arena.
+        A damaged file, a policy that was made for another game (learned from an
+        identified kernel it may differ in how robots move), or a game that does not fit the arena.
     """
     game = build_game(scenario.game)
     if game.n_local != scenario.arena.zones:
@@ -68,8 +70,19 @@ def load_policy(scenario: Scenario) -> tuple[Game, Policy | None]:
     if not scenario.policy.file:
         return game, None
     policy = Policy.load(scenario.policy.file)
-    policy.check_game(game)
+    _check_made_for(policy, game, scenario)
     return game, policy
+
+
+def _check_made_for(policy: Policy, game: Game, scenario: Scenario) -> None:
+    """Refuse a policy for another game, unless an identified kernel is all that differs.
+
+    A finite world without a kernel of its own moves by the policy's game: there all must be equal.
+    """
+    by_game = any(host.world == "finite" and not host.kernel for host in scenario.hosts)
+    identified = "kernel_sha256" in policy.provenance and not by_game
+    if not (identified and blank(policy.game).sha256 == blank(game).sha256):
+        policy.check_game(game)
 
 
 def train_policy(scenario: Scenario, game: Game, watch: Callable[[], None]) -> Policy:

@@ -18,7 +18,7 @@ def train(
     game: options.GameArgument,
     k: Annotated[int, typer.Option("--k", help="Agents polled per step.")] = 10,
     grid: options.Grid = None,
-    n: options.FleetSize = 1000,
+    n: options.FleetOrKernels = None,
     objective: options.ObjectiveOption = "team",
     restarts: options.Restarts = None,
     rounds: options.Rounds = None,
@@ -27,12 +27,14 @@ def train(
         list[Path] | None,
         typer.Option(help="Policy file to start from too, as of a neighbouring k; repeatable."),
     ] = None,
+    force: options.Force = False,
     seed: options.Seed = 0,
     out: Annotated[Path, typer.Option(help="Policy file to write.")] = Path("policy.npz"),
     json: options.Json = False,
 ) -> None:
-    """Learn a policy for a game by ALTERNATING-MARL."""
-    from kofn.controller.core import Policy, load_game
+    """Learn a policy for a game, or for an identified kernel, by ALTERNATING-MARL."""
+    from kofn.controller.core import Policy
+    from kofn.launch.models import fleet_size, load_model
     from kofn.launch.training import Learning
     from kofn.launch.training import train as train_game
 
@@ -42,12 +44,15 @@ def train(
         grid=grid, objective=objective, restarts=restarts, rounds=rounds, polish=polish
     )
     started = time.monotonic()
-    loaded = load_game(game)
+    loaded, kernel = load_model(game)
+    n = fleet_size(n, kernel, force=force)
     starts = {str(path): Policy.load(path) for path in start or ()}
     solution = train_game(loaded, k=k, n=n, learning=learning, starts=starts, seed=seed)
+    learned = solution.policy.provenance
+    if kernel is not None:
+        learned |= {"kernel_sha256": kernel.sha256, "kernel_n": kernel.info.n}
     solution.policy.save(out)
     took_s = time.monotonic() - started
-    learned = solution.policy.provenance
     result = {
         "out": str(out),
         "game": loaded.name,
@@ -61,6 +66,7 @@ def train(
         "mean_belief": learned["belief"],
         "polish_gain": learned.get("polish_gain"),
         "pairs_judged": len(solution.history),
+        "kernel_sha256": learned.get("kernel_sha256"),
         "seconds": round(took_s, 2),
     }
     lines = [

@@ -16,7 +16,7 @@ from kofn.launch.output import emit
 def sweep(
     game: options.GameArgument,
     ks: Annotated[str, typer.Option("--ks", help="Poll sizes, as 1,5,10.")] = "1,5,10,20,30,50",
-    n: options.FleetSize = 1000,
+    n: options.FleetOrKernels = None,
     rollouts: Annotated[int, typer.Option(help="Episodes of each mean.")] = 5000,
     horizon: options.Horizon = None,
     grid: options.Grid = None,
@@ -30,6 +30,7 @@ def sweep(
     fresh: Annotated[
         bool, typer.Option("--fresh", help="Compute anew what the folder already holds.")
     ] = False,
+    force: options.Force = False,
     seed: options.Seed = 0,
     out: Annotated[
         Path | None, typer.Option(help="Folder for results; default: runs/sweep-GAME.")
@@ -40,11 +41,12 @@ def sweep(
 
     A sweep that was broken off goes on where it was when the command is given again.
     """
-    from kofn.controller.core import load_game
     from kofn.launch import sweep_figures, sweep_results, sweeping
+    from kofn.launch.models import fleet_size, load_model
     from kofn.launch.training import Learning
 
-    loaded = load_game(game)
+    loaded, kernel = load_model(game)
+    n = fleet_size(n, kernel, force=force)
     learning = Learning(
         grid=grid, objective=objective, restarts=restarts, rounds=rounds, polish=polish
     )
