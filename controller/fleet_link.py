@@ -222,7 +222,7 @@ class FleetLink:
                 with suppress(RunError):  # another controller: the fleet must stop all the same
                     intake.take(message)
         if silent:
-            log.error("halt unanswered hosts=%s", ",".join(sorted(silent)))
+            log.error("halt unanswered n=%d hosts=%s", len(silent), ",".join(sorted(silent)))
         return sorted(silent)
 
     @property

@@ -29,6 +29,7 @@ from kofn.controller.estimate import Estimator
 from kofn.controller.fleet_link import FleetLink
 from kofn.controller.intake import HaltError
 from kofn.controller.link.allow_list import AllowList
+from kofn.controller.link.audit import some
 from kofn.controller.link.clock import Clock
 from kofn.controller.link.limits import Limits
 from kofn.controller.link.messages import Halt
@@ -166,7 +167,7 @@ class ControlLoop:
                 failure = "stopped on request"
             except HaltError as halted:
                 silent = self._link.spread_halt(halted.halt)
-                named = f"; no answer from {', '.join(silent)}" if silent else ""
+                named = f"; no answer from {some(silent)}" if silent else ""
                 raise RunError(f"{halted}{named}") from halted
             finally:
                 self._link.close()
@@ -308,7 +309,7 @@ class ControlLoop:
             log.error("policy refused sha256=%s: no host holds it", staged.policy.sha256)
             return
         if lacking:
-            log.warning("policy lacking hosts=%s: out of the frame", ",".join(sorted(lacking)))
+            log.warning("policy lacking hosts=%s: out of the frame", some(sorted(lacking)))
         self._link.switch_policy()
         staged.dispatcher.restore(self._dispatcher.belief.tolist())
         self._dispatcher, self._policy = staged.dispatcher, staged.policy

@@ -22,10 +22,13 @@ from typing import NamedTuple
 
 from kofn.controller.core.errors import InputError
 from kofn.controller.link.allow_list import AllowList
+from kofn.controller.link.audit import some
 from kofn.controller.link.messages import Conn, Pace, Roster, robot_ids
 from kofn.controller.link.policies import Spaces
 
 PROTOCOLS = frozenset({1})
+REASONS = 5
+"""How many reasons why hosts are not in the frame one sentence lists."""
 
 
 class Refusal(NamedTuple):
@@ -84,6 +87,8 @@ class _Host:
     robots: tuple[str, ...] = ()
     objection: str = ""
     """What the allow-list has against its robots."""
+    mismatch: str = ""
+    """Why its roster does not fit this fleet, whoever else is there."""
 
     @property
     def announced(self) -> Roster | None:
@@ -116,6 +121,7 @@ class RosterBook:
         self._readmitted: list[str] = []
         self._frame: Frame | None = None  # computed when asked for: messages come in bursts
         self._claims = 0
+        self._held_ever = False
 
     def on_conn(self, host: str, conn: Conn) -> None:
         """Take a presence message."""
@@ -142,6 +148,7 @@ class RosterBook:
             if self._allow_list is not None:
                 entry.objection = self._allow_list.objection(host, robots)
         entry.roster, entry.robots = roster, robots
+        entry.mismatch = self._mismatch(entry, roster)
         self._frame = None
 
     def drop(self, host: str, why: str = "silent") -> None:
@@ -162,7 +169,7 @@ class RosterBook:
         """Raise `InputError` when a host cannot be ordered to `op` ("hold", "resume", "leave")."""
         entry = self._hosts.get(host)
         if entry is None:
-            known = ", ".join(sorted(self._hosts)) or "none"
+            known = some(sorted(self._hosts)) or "none"
             raise InputError(f"host {host} has not been heard of; known are {known}")
         if op == "resume" and entry.refused_boot == entry.boot != "":
             why = self._refusal(host, entry, self._owners())
@@ -174,6 +181,7 @@ class RosterBook:
         """Note that a host was ordered to hold ("HOLD", "LEAVE") or may take part ("")."""
         entry = self._entry(host)
         entry.held, entry.held_boot = held, entry.boot
+        self._held_ever = True
         self._frame = None
 
     @property
@@ -207,7 +215,9 @@ class RosterBook:
 
     def take_held_anew(self) -> list[str]:
         """Return held hosts that have started anew since they were told to hold, once."""
-        anew = []
+        anew: list[str] = []
+        if not self._held_ever:
+            return anew
         for host, entry in self._hosts.items():
             if entry.held and entry.online and entry.held_boot != entry.boot:
                 entry.held_boot = entry.boot
@@ -234,12 +244,20 @@ class RosterBook:
         return refusals
 
     def describe(self) -> str:
-        """One phrase per host: how many robots it has in the frame, or why it has none."""
+        """One short sentence: who is ready, and who is not, by reason; few hosts are named."""
         owners = self._owners()
-        parts = []
+        groups: dict[str, list[str]] = {}
+        ready = 0
         for name, entry in sorted(self._hosts.items()):
             reason = self._obstacle(name, entry, owners)
-            parts.append(f"{name}: {reason or f'{len(entry.robots)} ready'}")
+            ready += 0 if reason else len(entry.robots)
+            groups.setdefault(reason, []).append(name)
+        able = groups.pop("", [])
+        parts = [f"{some(able)}: {ready} ready"] if able else []
+        largest_first = sorted(groups.items(), key=lambda group: -len(group[1]))
+        parts += [f"{some(names)}: {reason}" for reason, names in largest_first[:REASONS]]
+        if others := sum(len(names) for _, names in largest_first[REASONS:]):
+            parts.append(f"{others} more hosts for other reasons")
         return "; ".join(parts) or "no host was heard"
 
     def _entry(self, host: str) -> _Host:
@@ -249,7 +267,7 @@ class RosterBook:
         """Robot -> the first online host that announced it and fits this fleet."""
         owners: dict[str, str] = {}
         for name, entry in sorted(self._hosts.items(), key=lambda item: item[1].order):
-            if entry.announced is not None and not self._mismatch(entry, entry.announced):
+            if entry.announced is not None and not entry.mismatch:
                 for robot in entry.robots:
                     owners.setdefault(robot, name)
         return owners
@@ -271,9 +289,8 @@ class RosterBook:
         """Why the roster of a host cannot be accepted; empty when it can."""
         if entry.announced is None:
             return ""
-        mismatch = self._mismatch(entry, entry.announced)
-        if mismatch:
-            return mismatch
+        if entry.mismatch:
+            return entry.mismatch
         for robot in entry.robots:
             if owners.get(robot, name) != name:
                 return f"robot {robot} already belongs to host {owners[robot]}"

@@ -127,6 +127,8 @@ class HostAgent:
             halt_ep=halt_ep,
             needs_controller=guard is not None,
         )
+        # Asked once: the look at a Protocol costs as much as all the rest of a step.
+        self._stepped = bank if isinstance(bank, SteppedBank) else None
         self._busy = False
         self._controller_s = clock.now()
         self._started_s = 0.0
@@ -247,8 +249,8 @@ class HostAgent:
         core, bank = self._core, self._bank
         if self._busy and not self._acted_out():
             core.cut()
-        if isinstance(bank, SteppedBank):
-            bank.see_step(step.t, target_of(step))
+        if self._stepped is not None:
+            self._stepped.see_step(step.t, target_of(step))
         reading = bank.read()
         now_s = self._clock.now()
         latch, replies = core.take(step, reading, received_s=received_s, now_s=now_s)
@@ -256,8 +258,8 @@ class HostAgent:
         bank.apply(latch.actions)
         self._busy, self._started_s = True, now_s
         self._send(replies)
-        if isinstance(bank, SteppedBank):
-            for code, text in bank.news():
+        if self._stepped is not None:
+            for code, text in self._stepped.news():
                 self._reporter.report(code, text, now_s)
         if self._host_log is not None:
             z, a, w = logged(latch.zones, latch.actions)

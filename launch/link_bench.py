@@ -25,7 +25,7 @@ import msgspec
 import numpy as np
 
 from kofn.controller.config import ControllerConfig
-from kofn.controller.core.errors import RunError
+from kofn.controller.core.errors import InputError, RunError
 from kofn.controller.core.policy import Policy
 from kofn.controller.core.presets import arena
 from kofn.controller.link.broker import Broker, BrokerUser, start_broker
@@ -44,6 +44,7 @@ from kofn.launch.settling import settle
 FLEET = "bench"
 ROBOT_PROCESSES = 4
 """A fleet with one connection per robot is spread over so many processes."""
+NAN = float("nan")
 NO_LIMITS = Limits(replies_per_step=10**6, burst=10**6, overflows=10**6, messages_per_s=1e6)
 
 
@@ -59,12 +60,17 @@ class Case(msgspec.Struct, frozen=True, kw_only=True):
     warm_up: int = 20
     """Rounds before those that count."""
 
+    @property
+    def name(self) -> str:
+        """What it is called on the command line."""
+        return f"{self.n}/{self.hosts}" + ("" if self.batched else "/per-robot")
+
 
 CASES = (
     Case(n=30, k=10, hosts=30, rounds=200),
     Case(n=30, k=10, hosts=3, batched=False, rounds=200),
     Case(n=30, k=10, hosts=3, rounds=200),
-    Case(n=1000, k=50, hosts=1000, rounds=60, period_s=0.5),
+    Case(n=1000, k=50, hosts=1000, rounds=60, period_s=1.0),
     Case(n=1000, k=50, hosts=4, batched=False),
     Case(n=1000, k=50, hosts=4),
     Case(n=10_000, k=100, hosts=10, batched=False),
@@ -82,7 +88,8 @@ class LinkRow(msgspec.Struct, frozen=True, kw_only=True):
 
     `poll_ratio` is the poll p50 over that of the batched case of the same fleet in the same run;
     `missing` the share of robots asked that did not answer in time; `cpu_ms` the controller's
-    processor time per round.
+    processor time per round; `start_s` the time until the whole fleet was in the frame. A case that
+    could not be measured has nan (null in JSON) for figures, and says why in `failed`.
     """
 
     broker: str
@@ -90,15 +97,17 @@ class LinkRow(msgspec.Struct, frozen=True, kw_only=True):
     k: int
     hosts: int
     batched: bool
-    rounds: int
-    poll_p50_ms: float
-    poll_p99_ms: float
-    broadcast_p50_ms: float
-    broadcast_p99_ms: float
-    cpu_ms: float
-    missing: float
-    skipped_ticks: int
+    rounds: int = 0
+    poll_p50_ms: float = NAN
+    poll_p99_ms: float = NAN
+    broadcast_p50_ms: float = NAN
+    broadcast_p99_ms: float = NAN
+    cpu_ms: float = NAN
+    missing: float = NAN
+    skipped_ticks: int = 0
+    start_s: float = NAN
     poll_ratio: float | None = None
+    failed: str = ""
 
 
 class TapTransport:
@@ -154,6 +163,7 @@ class Outcome(msgspec.Struct, frozen=True, kw_only=True):
     missing: float
     short_rounds: int
     cpu_s: float
+    start_s: float
     reports: list[HostReport]
     rss: list[tuple[float, float]]
     taken_by_all: int
@@ -189,6 +199,7 @@ def play(
         fleet = list(zip(names, sizes, (user.password for user in users), strict=True))
         processes = stack.enter_context(_hosts(case, started, fleet, workdir))
         decisions: list[tuple[float, int, int]] = []
+        complete_s: list[float] = []
         rss = RssLog()
 
         def note(decision: Decision) -> None:
@@ -196,7 +207,12 @@ def play(
             rss.look()
             progress(decision)
 
+        def at_start() -> None:
+            complete_s.append(time.monotonic())
+            settle()
+
         clock = MonotonicClock()
+        began_s = time.monotonic()
         transport = TapTransport(
             MqttTransport(
                 started.url, clock, username="controller", password=controller.password,
@@ -213,7 +229,7 @@ def play(
             1,
             progress=note,
             limits=None if case.batched else NO_LIMITS,
-            at_start=settle,
+            at_start=at_start,
         )
         cpu_s = time.process_time()
         summary = loop.run()
@@ -238,6 +254,7 @@ def play(
         missing=sum(row[1] for row in kept) / max(1, sum(row[2] for row in kept)),
         short_rounds=sum(row[1] > 0 for row in kept),
         cpu_s=cpu_s,
+        start_s=complete_s[0] - began_s,
         reports=reports,
         rss=rss.rows,
         taken_by_all=len(complete),
@@ -247,35 +264,71 @@ def play(
 def measure(
     cases: Sequence[Case], *, broker: str = "auto", progress: Callable[[int, str], None]
 ) -> list[LinkRow]:
-    """Run cases one after the other; rows in the same order, with ratios where a peer is there."""
+    """Run cases one after the other; rows in the same order, with ratios where a peer is there.
+
+    A case that fails is a row that says why; the others are measured all the same.
+    """
     rows: list[LinkRow] = []
     for case in cases:
-        outcome = play(case, broker=broker)
-        rows.append(
-            LinkRow(
-                broker=outcome.broker,
+        try:
+            row = _row(case, play(case, broker=broker))
+        except (RunError, OSError) as error:
+            row = LinkRow(
+                broker=broker,
                 n=case.n,
                 k=case.k,
                 hosts=case.hosts,
                 batched=case.batched,
-                rounds=len(outcome.latencies_ms),
-                poll_p50_ms=percentile(outcome.latencies_ms, 50),
-                poll_p99_ms=percentile(outcome.latencies_ms, 99),
-                broadcast_p50_ms=percentile(outcome.broadcasts_ms, 50),
-                broadcast_p99_ms=percentile(outcome.broadcasts_ms, 99),
-                cpu_ms=round(1000 * outcome.cpu_s / max(1, outcome.summary.steps), 3),
-                missing=round(outcome.missing, 5),
-                skipped_ticks=outcome.summary.skipped_ticks,
+                failed=str(error),
             )
-        )
-        progress(len(rows), f"n={case.n} hosts={case.hosts} batched={case.batched}")
-    base = {row.n: row.poll_p50_ms for row in rows if row.batched and row.hosts < row.n}
+        rows.append(row)
+        progress(len(rows), case.name)
+    base = {
+        row.n: row.poll_p50_ms
+        for row in rows
+        if row.batched and row.hosts < row.n and not row.failed
+    }
     return [
         msgspec.structs.replace(row, poll_ratio=round(row.poll_p50_ms / base[row.n], 2))
-        if base.get(row.n)
+        if row.n in base and not row.failed
         else row
         for row in rows
     ]
+
+
+def _row(case: Case, outcome: Outcome) -> LinkRow:
+    return LinkRow(
+        broker=outcome.broker,
+        n=case.n,
+        k=case.k,
+        hosts=case.hosts,
+        batched=case.batched,
+        rounds=len(outcome.latencies_ms),
+        poll_p50_ms=percentile(outcome.latencies_ms, 50),
+        poll_p99_ms=percentile(outcome.latencies_ms, 99),
+        broadcast_p50_ms=percentile(outcome.broadcasts_ms, 50),
+        broadcast_p99_ms=percentile(outcome.broadcasts_ms, 99),
+        cpu_ms=round(1000 * outcome.cpu_s / max(1, outcome.summary.steps), 3),
+        missing=round(outcome.missing, 5),
+        skipped_ticks=outcome.summary.skipped_ticks,
+        start_s=round(outcome.start_s, 2),
+    )
+
+
+def select(names: Sequence[str], *, quick: bool) -> tuple[Case, ...]:
+    """Return the cases called `names`, all of them when there are none.
+
+    Raises
+    ------
+    InputError
+        There is no case of that name.
+    """
+    cases = QUICK if quick else CASES
+    known = [case.name for case in cases]
+    for name in names:
+        if name not in known:
+            raise InputError(f"no case {name!r}; known are {', '.join(known)}")
+    return tuple(case for case in cases if not names or case.name in names)
 
 
 def table(rows: Sequence[LinkRow]) -> list[str]:
@@ -286,6 +339,9 @@ def table(rows: Sequence[LinkRow]) -> list[str]:
     ]
     for row in rows:
         polls = "per host" if row.batched else "per robot"
+        if row.failed:
+            lines.append(f"{row.n:6d} {row.k:4d} {row.hosts:6d}  {polls:9s} failed: {row.failed}")
+            continue
         ratio = "-" if row.poll_ratio is None else f"{row.poll_ratio:.2f}"
         lines.append(
             f"{row.n:6d} {row.k:4d} {row.hosts:6d}  {polls:9s} {row.poll_p50_ms:10.2f} / "

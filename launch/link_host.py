@@ -141,6 +141,7 @@ class PooledTransport:
         self._client.username_pw_set(user, password)
         self._address = parse_url(spec.url)
         self._granted = False
+        self._early: list[Inbound] = []
         self.agent: HostAgent | None = None
         self.connected = False
         self.statistics: dict[str, int] = {}
@@ -184,6 +185,13 @@ class PooledTransport:
         """Nothing: messages go to the agent."""
         return None
 
+    def attend(self, agent: HostAgent) -> None:
+        """From now on messages go to `agent`, first those that came with the subscription."""
+        self.agent = agent
+        for message in self._early:
+            agent.on_message(message)
+        self._early.clear()
+
     def close(self, farewell: Sequence[Outbound] = ()) -> None:
         """Disconnect."""
         for message in farewell:
@@ -205,9 +213,11 @@ class PooledTransport:
         self._client.loop_misc()
 
     def _on_message(self, _: Client, __: Any, message: MQTTMessage) -> None:
+        inbound = Inbound(message.topic, bytes(message.payload), message.retain, time.monotonic())
         if self.agent is not None:
-            payload = bytes(message.payload)
-            self.agent.on_message(Inbound(message.topic, payload, message.retain, time.monotonic()))
+            self.agent.on_message(inbound)
+        else:
+            self._early.append(inbound)
 
 
 def rss_mb() -> float:
@@ -301,7 +311,7 @@ def _serve_many(
         transport = PooledTransport(spec, name, password)
         agent = _agent(spec, name, robots, 0.0, transport, clock, steps)
         agent.open(30.0)
-        transport.agent = agent
+        transport.attend(agent)
         selector.register(transport.socket, selectors.EVENT_READ, transport)
         served.append((transport, agent))
     settle()

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import msgspec
 import typer
 
-from kofn.controller.core.errors import InputError
+from kofn.controller.core.errors import InputError, RunError
 from kofn.launch import options
 from kofn.launch.output import emit
 
@@ -85,6 +85,10 @@ def bench(
         float | None,
         typer.Option(help="link: hold a period of 50 ms for so many seconds, watch memory."),
     ] = None,
+    case: Annotated[
+        list[str] | None,
+        typer.Option(help="link: only this case (ROBOTS/HOSTS or ROBOTS/HOSTS/per-robot); repeat."),
+    ] = None,
     out: Annotated[Path, typer.Option(help="link --soak: folder for figure and series.")] = Path(
         "runs/soak"
     ),
@@ -94,10 +98,11 @@ def bench(
     from kofn.launch import benching
 
     if suite == "link":
-        _bench_link(quick=quick, broker=broker, soak_s=soak, out=out, as_json=json)
+        _bench_link(case or [], quick=quick, broker=broker, soak_s=soak, out=out, as_json=json)
         return
-    if soak is not None:
-        raise InputError(f"--soak belongs to the suite link, not to {suite}")
+    for option, given in (("--soak", soak is not None), ("--case", bool(case))):
+        if given:
+            raise InputError(f"{option} belongs to the suite link, not to {suite}")
     if suite == "bias":
         scores = benching.bias(steps=benching.BIAS_STEPS_QUICK if quick else benching.BIAS_STEPS)
         result = {"suite": suite, "rows": [score._asdict() for score in scores]}
@@ -119,7 +124,7 @@ def bench(
 
 
 def _bench_link(
-    *, quick: bool, broker: str, soak_s: float | None, out: Path, as_json: bool
+    names: list[str], *, quick: bool, broker: str, soak_s: float | None, out: Path, as_json: bool
 ) -> None:
     """Measure the wire."""
     from kofn.launch import benching, link_bench, link_soak
@@ -138,8 +143,10 @@ def _bench_link(
         lines = [machine, *(f"{name:24s} {value}" for name, value in table.items())]
         emit({"suite": "link", "machine": machine, "soak": table}, lines, as_json=as_json)
         return
-    cases = link_bench.QUICK if quick else link_bench.CASES
+    cases = link_bench.select(names, quick=quick)
     with Progress("bench link", total=len(cases)) as progress:
         rows = link_bench.measure(cases, broker=broker, progress=progress.update)
     result = {"suite": "link", "machine": machine, "rows": msgspec.to_builtins(rows)}
     emit(result, [machine, *link_bench.table(rows)], as_json=as_json)
+    if failed := [case.name for case, row in zip(cases, rows, strict=True) if row.failed]:
+        raise RunError(f"{len(failed)} of {len(rows)} cases failed: {', '.join(failed)}")

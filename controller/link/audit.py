@@ -8,6 +8,7 @@ Pure: `note` and `overdue` return lines, the caller logs them.
 """
 
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from kofn.controller.link.clock import Clock
@@ -24,6 +25,13 @@ def one_line(text: str) -> str:
     shown = text[: MAX_DETAIL + 1]
     cut = shown[:MAX_DETAIL] + ".." if len(shown) > MAX_DETAIL else shown
     return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in cut)
+
+
+def some(names: Iterable[str]) -> str:
+    """Names for a sentence: the first five of them, and how many more there are."""
+    every = list(names)
+    named = ", ".join(every[:NAMED_HOSTS])
+    return f"{named} and {len(every) - NAMED_HOSTS} more" if len(every) > NAMED_HOSTS else named
 
 
 @dataclass(slots=True)

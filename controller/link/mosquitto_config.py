@@ -25,7 +25,7 @@ persistence false
 # Nagle's algorithm with delayed acknowledgements costs 40 ms a round.
 set_tcp_nodelay true
 max_packet_size 65536
-max_queued_messages 100
+max_inflight_messages 100
 max_keepalive 60
 sys_interval 0
 log_dest stderr
@@ -33,6 +33,19 @@ log_type error
 log_type warning
 log_type notice
 """
+
+QUEUE_PER_CLIENT = 4
+LEAST_QUEUE = 1000
+
+
+def queue_line(clients: int) -> str:
+    """Return the setting of the broker's queue for each connection, in a fleet of `clients`.
+
+    A controller that subscribes gets the presence and the roster of every host at once. What does
+    not fit is dropped without a word to either end, and those hosts would never take part: so two
+    messages for each host, and as many for what they say in that moment.
+    """
+    return f"max_queued_messages {max(LEAST_QUEUE, QUEUE_PER_CLIENT * clients)}\n"
 
 
 def write_mosquitto_files(
@@ -55,12 +68,17 @@ def write_mosquitto_files(
             )
     write_atomic(folder / "passwords", "".join(_password_lines(users)))
     write_atomic(folder / "acl", acl_text(fleet, [(user.name, user.role) for user in users]))
-    return write_atomic(folder / CONFIG_NAME, config_text(port))
+    return write_atomic(folder / CONFIG_NAME, config_text(port, len(users)))
 
 
-def config_text(port: int) -> str:
+def config_text(port: int, clients: int) -> str:
     """Return the text of mosquitto.conf for a broker with passwords on 127.0.0.1."""
-    return f"listener {port} 127.0.0.1\npassword_file passwords\n" + _COMMON + _user_line()
+    return (
+        f"listener {port} 127.0.0.1\npassword_file passwords\n"
+        + _COMMON
+        + queue_line(clients)
+        + _user_line()
+    )
 
 
 def tls_config_text(port: int, *, bind: str = "", max_connections: int = 1000) -> str:
@@ -91,6 +109,7 @@ use_identity_as_username true
 max_connections {max_connections}
 """
         + _COMMON
+        + queue_line(max_connections)
         + _user_line()
     )
 

@@ -122,7 +122,7 @@ def test_control_run_draws_actions_uniformly_and_sends_a_uniform_policy(make_fle
 
 def test_missing_robots_are_named_in_one_sentence(make_fleet: Any) -> None:
     fleet = make_fleet(3, 2)
-    with pytest.raises(RunError, match=r"5 of 9 robots appeared within 4 s \(h0: 3 ready; h1: 2"):
+    with pytest.raises(RunError, match=r"5 of 9 robots appeared within 4 s \(h0, h1: 5 ready\)"):
         fleet.run(robots=9, wait_s=4.0)
     summary = fleet.folder.read_summary()
     assert summary["completed"] is False

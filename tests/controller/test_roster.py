@@ -164,3 +164,20 @@ def test_description_names_each_host_and_its_obstacle() -> None:
         "a: 2 ready; b: policy not held yet; c: refused, robot r1 already belongs to host a; "
         "d: offline; e: no roster"
     )
+
+
+def test_description_of_a_thousand_hosts_is_short_and_counts_by_reason() -> None:
+    made = RosterBook(SPACES, POLICY)
+    for i in range(1000):
+        made.on_conn(f"h{i:03d}", conn(state="ONLINE" if i < 600 else "OFFLINE"))
+        made.on_roster(f"h{i:03d}", roster(f"r{i}"))
+    assert made.describe() == (
+        "h000, h001, h002, h003, h004 and 595 more: 600 ready; "
+        "h600, h601, h602, h603, h604 and 395 more: offline"
+    )
+    twins = RosterBook(SPACES, POLICY)
+    for i in range(200):  # a hundred robots, each named by two hosts: a hundred reasons
+        twins.on_conn(f"h{i:03d}", conn())
+        twins.on_roster(f"h{i:03d}", roster(f"r{i % 100}"))
+    assert len(twins.describe()) < 500
+    assert twins.describe().endswith("95 more hosts for other reasons")

@@ -2,13 +2,15 @@
 """`kofn bench link`, at sizes that say nothing of speed."""
 
 import json
+import math
 import shutil
 from pathlib import Path
 
 import pytest
 from kofn_process import Kofn
 
-from kofn.launch.link_bench import Case, measure, play
+from kofn.controller.core.errors import RunError
+from kofn.launch.link_bench import Case, measure, play, select, table
 from kofn.launch.link_soak import growth_mb_h, soak
 
 pytestmark = [
@@ -36,6 +38,8 @@ def test_rows_hold_what_scripts_read_and_ratios_against_their_peers() -> None:
         assert 0 < row.poll_p50_ms <= row.poll_p99_ms
         assert 0 < row.broadcast_p50_ms <= row.broadcast_p99_ms
         assert row.poll_ratio is not None
+        assert row.start_s > 0
+        assert not row.failed
 
 
 def test_a_batched_round_takes_one_message_for_each_host_and_one_answer_for_each_robot() -> None:
@@ -71,3 +75,31 @@ def test_growth_is_the_slope_of_the_second_half() -> None:
 def test_soak_of_another_suite_is_refused(kofn: Kofn) -> None:
     done = kofn.run("bench", "core", "--soak", "5")
     assert (done.returncode, "--soak belongs to the suite link" in done.stderr) == (2, True)
+
+
+def test_a_case_that_fails_is_a_row_with_its_reason_and_the_others_are_measured(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def play_one(case: Case, *, broker: str) -> object:
+        if case.hosts == 6:
+            raise RunError("1 of 6 robots appeared within 120 s")
+        return play(case, broker=broker)
+
+    monkeypatch.setattr("kofn.launch.link_bench.play", play_one)
+    cases = [
+        Case(n=6, k=3, hosts=6, rounds=3, period_s=0.1, warm_up=1),
+        Case(n=6, k=3, hosts=2, rounds=3, period_s=0.1, warm_up=1),
+    ]
+    failed, measured = measure(cases, progress=lambda *_: None)
+    assert failed.failed == "1 of 6 robots appeared within 120 s"
+    assert math.isnan(failed.poll_p50_ms)
+    assert failed.poll_ratio is None
+    assert measured.poll_ratio == 1.0
+    assert "failed: 1 of 6" in table([failed, measured])[1]
+
+
+def test_a_case_that_there_is_not_is_refused_before_anything_starts(kofn: Kofn) -> None:
+    done = kofn.run("bench", "link", "--quick", "--case", "30/7")
+    assert done.returncode == 2
+    assert "no case '30/7'; known are 30/30, 30/3/per-robot, 30/3" in done.stderr
+    assert [case.name for case in select(["1000/4"], quick=False)] == ["1000/4"]

@@ -16,7 +16,7 @@ from threading import Thread
 
 import psutil
 import pytest
-from wires import FLEET, USERS, launch, login, until
+from wires import FLEET, ROOT, USERS, MqttWire, collect, launch, login, mute, presence, until
 
 from kofn.controller.core.errors import InputError, RunError
 from kofn.controller.link import broker as broker_module
@@ -308,3 +308,23 @@ def _is_zombie(pid: int) -> bool:
         return bool(psutil.Process(pid).status() == psutil.STATUS_ZOMBIE)
     except psutil.NoSuchProcess:
         return True
+
+
+def test_a_controller_that_comes_late_hears_of_every_host(tmp_path: Path) -> None:
+    """One subscription gets more retained messages than mosquitto keeps by a limit of 100."""
+    if shutil.which("mosquitto") is None:
+        pytest.skip("mosquitto is not on PATH")
+    names = [f"late-{i}" for i in range(150)]
+    users = USERS + [BrokerUser(name, f"secret-{name}", "host") for name in names]
+    with start_broker("mosquitto", fleet=FLEET, users=users, workdir=tmp_path / "b") as broker:
+        wire = MqttWire(broker)
+        for name in names:
+            host = wire.transport(name)
+            host.open(presence(name))
+            host.publish(f"{ROOT}roster/{name}", b"{}", qos=1, retain=True)
+            host.close()
+        controller = wire.transport("controller")
+        controller.open(mute("controller", "conn/+", "roster/+"))
+        heard = collect(controller, lambda got: len({m.topic for m in got}) == 2 * len(names))
+        assert all(message.retained for message in heard)
+        wire.close()
