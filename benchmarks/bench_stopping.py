@@ -1,185 +1,90 @@
 # SPDX-License-Identifier: MIT
 """How long motors turn after something died: real processes, a real broker, kill -9 and SIGSTOP.
 
-    python benchmarks/bench_stopping.py [--repetitions 50] [--drivers dry_run,serial] [--cases ..]
+    python benchmarks/bench_stopping.py [--repetitions 50] [--drivers dry_run,serial,firmware]
+        [--cases broker-kill,..] [--record FILE] [--json] [--write]
 
-Motors are watched from outside: for `serial` at the far end of a pty, by a board that stamps every
-change; for `dry_run` in the robot's black box. Both use the monotonic clock of this machine. Each
+All robots of one repetition hang on one broker and one controller (`stopping_fleet`), so that one
+kill gives one time of each. Motors are watched from outside the process that is to stop them. Each
 row: median and worst time from the event to motors at zero, and the limit plus 50 ms.
 
 | case | what happens | limit |
 |---|---|---|
 | broker-kill, broker-freeze | SIGKILL, SIGSTOP of mosquitto | link_s |
 | controller-kill, controller-freeze | SIGKILL, SIGSTOP of `kofn controller` | link_s |
-| cable | the pty is closed; the board stops by its own dead-man | deadman_s |
-| blocked | a driver whose read blocks its thread for ever (in this process) | deadman_s |
+| cable | the pty of `serial` is closed; its board stops by its own dead-man | deadman_s |
+| blocked | a read blocks for ever: the driver's thread, the encoders of the firmware | deadman_s |
+
+`dry_run` has no cable, and the firmware runs on the board itself: there is none to pull. Every time
+is kept as a line of --record, with the load of the machine; a run with the same file goes on where
+it was ended. --write puts the table into docs/safety.md. 50 repetitions take some 20 minutes.
 """
 
 import argparse
 import json
 import os
-import signal
 import statistics
-import subprocess  # noqa: TC003
 import sys
 import tempfile
 import threading
 import time
 from collections.abc import Callable  # noqa: TC003
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
-sys.path[:0] = [str(ROOT / "tests" / name) for name in ("hardware", "controller")]
+sys.path[:0] = [str(ROOT / "tests" / name) for name in ("hardware", "controller", "firmware")]
 
-import numpy as np  # noqa: E402
 from devices import DryRunBench, PtyBench, TextBoard  # noqa: E402
 from measuring import machine  # noqa: E402
-from plain_broker import PlainBroker  # noqa: E402
-from small_fleet import small_policy  # noqa: E402
+from plain_broker import MOSQUITTO  # noqa: E402
+from stopping_fleet import LIMITS, Fleet, board_blocked_case, wire_case  # noqa: E402
 
-from kofn.controller.core.policy import Policy  # noqa: E402
-from kofn.controller.link.children import end_child, spawn_child  # noqa: E402
+from kofn.controller.core.errors import InputError  # noqa: E402
 from kofn.controller.link.clock import MonotonicClock  # noqa: E402
-from kofn.hardware.black_box import read_black_box  # noqa: E402
 from kofn.hardware.conformance_host import Stage  # noqa: E402
 from kofn.hardware.driver import Observation  # noqa: E402
 from kofn.hardware.drivers.dry_run import DryRunDriver  # noqa: E402
 from kofn.hardware.drivers.serial_text import SerialTextDriver  # noqa: E402
-from kofn.hardware.local_socket import FILE, Ask, ask_agent  # noqa: E402
-from kofn.hardware.operator_token import make_token  # noqa: E402
-from kofn.hardware.safety_task import SafetySettings  # noqa: E402
+from kofn.hardware.firmware_bench import find_micropython  # noqa: E402
 
-LIMITS = SafetySettings(deadman_s=0.5, link_s=2.0)
 MARGIN_S = 0.05
-PATIENCE_S = 40.0
+KINDS = ("dry_run", "serial", "firmware")
 WIRE_CASES = ("broker-kill", "broker-freeze", "controller-kill", "controller-freeze")
 CASES = (*WIRE_CASES, "cable", "blocked")
-ZONES = 4
+PAGE = ROOT / "docs" / "safety.md"
+BEGIN, END = "<!-- stopping times: begin -->", "<!-- stopping times: end -->"
+
+Key = tuple[str, str]
+"""Driver and case."""
 
 
-class Fleet:
-    """Broker, controller and one robot as processes; the robot goes on from case to case."""
+class Record:
+    """Times so far, in memory and as lines of a file."""
 
-    def __init__(self, driver: str, folder: Path) -> None:
-        self.driver, self.folder = driver, folder
-        self.state = folder / "state"
-        self.broker = PlainBroker(folder)
-        self.board = TextBoard(folder / "port")
-        game = small_policy()
-        onwards = np.zeros((ZONES, ZONES, 3))
-        onwards[:, :, 1] = 1.0  # robots never rest
-        Policy(game.game, game.grid, game.action, onwards, memory=game.memory).save(
-            folder / "p.npz"
-        )
-        self.token = make_token(self.state)
-        self.robot: Any = None
-        self.controller: Any = None
-        self._log = (folder / "log").open("wb")
+    def __init__(self, path: Path | None) -> None:
+        self._path = path
+        self.rows: list[dict[str, Any]] = []
+        if path is not None and path.exists():
+            lines = path.read_text().splitlines()
+            self.rows = [json.loads(line) for line in lines if line.endswith("}")]
 
-    def start(self) -> None:
-        self.broker.start()
-        if self.driver == "serial":
-            self.board.plug()
-        settings = {"port": str(self.board.path)} if self.driver == "serial" else {}
-        self.robot = self._spawn(
-            "robot",
-            *("--host", "r", "--driver", self.driver, "--settings", json.dumps(settings)),
-            *("--state", str(self.state), "--safety", '{"deadman_s": 0.5, "link_s": 2.0}'),
-            *("--arena", json.dumps({"zones": ZONES}), "--period", "6"),
-        )
-        self.start_controller()
+    def add(self, driver: str, case: str, took_s: float) -> None:
+        """Keep one time, s."""
+        row = {"driver": driver, "case": case, "took_s": took_s, "load": os.getloadavg()[0]}
+        self.rows.append(row)
+        if self._path is not None:
+            with self._path.open("a") as file:
+                file.write(json.dumps(row) + "\n")
 
-    def start_controller(self) -> None:
-        self.controller = self._spawn(
-            "controller",
-            *("--policy", str(self.folder / "p.npz"), "--k", "1", "--robots", "1"),
-            *("--steps", "100000", "--period", "6", "--beat", "0.4", "--wait", "60"),
-            *("--out", str(self.folder / "runs")),
-        )
+    def times(self, key: Key) -> list[float]:
+        """Return the times of one row of the table, s."""
+        return [row["took_s"] for row in self.rows if (row["driver"], row["case"]) == key]
 
-    def close(self) -> None:
-        for process in (self.controller, self.robot):
-            if process is not None:
-                if process.poll() is None:
-                    os.kill(process.pid, signal.SIGCONT)
-                end_child(process)
-        self.board.unplug()
-        self.broker.end()
-        self._log.close()
-
-    def arm(self) -> None:
-        """Bring the robot to ARMED as its operator does, whatever happened before."""
-        until_s = time.monotonic() + PATIENCE_S
-        socket = self.state / FILE
-        while time.monotonic() < until_s:
-            try:
-                for op in ("clear", "arm"):
-                    answer = ask_agent(
-                        socket, Ask(op=op, robot="r.r0", token=self.token, force=True)
-                    )
-                if answer.robots[0]["mode"] == "ARMED":
-                    return
-            except Exception:  # noqa: BLE001  the agent is not there yet
-                time.sleep(0.1)
-            time.sleep(0.1)
-        raise SystemExit(f"the robot does not arm: {(self.folder / 'log').read_text()[-2000:]}")
-
-    def changes(self) -> list[tuple[float, bool]]:
-        """When motors began to turn and stood still, monotonic seconds."""
-        if self.driver == "serial":
-            return [(at, left != 0 or right != 0) for at, left, right in self.board.wheels.changes]
-        rows = [row for row in read_black_box(self.state) if row["kind"] == "drive"]
-        return [(row["s"], any(abs(speed) > 1e-6 for speed in row["applied"])) for row in rows]
-
-    def wait_until_moving(self) -> None:
-        """Wait for motors that began to turn just now: the natural end of the way is far."""
-        until_s = time.monotonic() + PATIENCE_S
-        while time.monotonic() < until_s:
-            changes = self.changes()
-            if changes and changes[-1][1]:
-                turning = changes[-1][0]
-                for at, moves in reversed(changes):
-                    if not moves:
-                        break
-                    turning = at
-                if time.monotonic() - turning < 1.5:
-                    return
-            time.sleep(0.02)
-        raise SystemExit(f"the robot does not move: {(self.folder / 'log').read_text()[-2000:]}")
-
-    def stop_after(self, event_s: float) -> float:
-        """Seconds from the event until motors stood still."""
-        until_s = time.monotonic() + 8.0
-        while time.monotonic() < until_s:
-            later = [at for at, moves in self.changes() if at >= event_s and not moves]
-            if later:
-                return later[0] - event_s
-            time.sleep(0.05)
-        return float("inf")
-
-    def _spawn(self, verb: str, *options: str) -> "subprocess.Popen[bytes]":
-        command = [sys.executable, "-m", "kofn.launch", verb, "--broker", self.broker.url]
-        return spawn_child([*command, *options], stdout=self._log, stderr=self._log)
-
-
-def wire_case(fleet: Fleet, case: str) -> float:
-    """Kill or freeze one process, see the robot stop, and bring everything back."""
-    fleet.arm()
-    fleet.wait_until_moving()
-    target = fleet.broker.process if case.startswith("broker") else fleet.controller
-    event_s = time.monotonic()
-    os.kill(target.pid, signal.SIGKILL if case.endswith("kill") else signal.SIGSTOP)
-    took_s = fleet.stop_after(event_s)
-    if case.endswith("freeze"):
-        os.kill(target.pid, signal.SIGCONT)
-    else:
-        target.wait()
-        if case.startswith("broker"):
-            fleet.broker.start()
-        else:
-            fleet.start_controller()
-    return took_s
+    def missing(self, keys: list[Key], repetitions: int) -> list[Key]:
+        """Return the rows that are not full."""
+        return [key for key in keys if len(self.times(key)) < repetitions]
 
 
 def cable_case(folder: Path) -> float:
@@ -255,51 +160,137 @@ def _after(changes: list[tuple[float, float, float]], event_s: float) -> float:
     return later[0] - event_s if later else float("inf")
 
 
-def measure(driver: str, case: str, repetitions: int) -> list[float]:
-    """Times of one row, s."""
+def measure_in_processes(record: Record, keys: list[Key], repetitions: int) -> None:
+    """Fill the rows of the wire, and of boards whose read blocks."""
+    kinds = [kind for kind in KINDS if kind == "serial" or any(kind == key[0] for key in keys)]
     with tempfile.TemporaryDirectory(prefix="stop-") as text:
-        folder = Path(text)
-        if case in WIRE_CASES:
-            fleet = Fleet(driver, folder)
-            try:
-                fleet.start()
-                return [wire_case(fleet, case) for _ in range(repetitions)]
-            finally:
-                fleet.close()
-        one: Callable[[Path], float] = (
-            cable_case if case == "cable" else lambda path: blocked_case(path, driver)
-        )
-        times = []
-        for i in range(repetitions):
-            (folder / str(i)).mkdir()
-            times.append(one(folder / str(i)))
-        return times
+        fleet = Fleet(kinds, Path(text))
+        try:
+            fleet.start()
+            while missing := record.missing(keys, repetitions):
+                case = missing[0][1]
+                wanted = [key[0] for key in missing if key[1] == case]
+                if case == "blocked":
+                    took = board_blocked_case(fleet)
+                else:
+                    took = wire_case(fleet, case, wanted)
+                for kind, took_s in took.items():
+                    record.add(kind, case, took_s)
+        finally:
+            fleet.close()
+
+
+def measure_here(record: Record, key: Key, repetitions: int) -> None:
+    """Fill one row of a driver in this process."""
+    driver, case = key
+    one: Callable[[Path], float] = (
+        cable_case if case == "cable" else lambda path: blocked_case(path, driver)
+    )
+    while record.missing([key], repetitions):
+        with tempfile.TemporaryDirectory(prefix="stop-") as text:
+            record.add(driver, case, one(Path(text)))
+
+
+def keys_of(drivers: list[str], cases: list[str]) -> list[Key]:
+    """Rows of the table that are asked for."""
+    keys = [(driver, case) for case in cases for driver in drivers]
+    return [key for key in keys if key[1] != "cable" or key[0] == "serial"]
+
+
+def limit_s(case: str) -> float:
+    """Return the time that a case may take, s."""
+    return (LIMITS.link_s if case in WIRE_CASES else LIMITS.deadman_s) + MARGIN_S
+
+
+def summary(record: Record, keys: list[Key]) -> list[dict[str, Any]]:
+    """Rows of the table."""
+    rows = []
+    for driver, case in sorted(keys, key=lambda key: (KINDS.index(key[0]), CASES.index(key[1]))):
+        times = record.times((driver, case))
+        if times:
+            within = sum(took_s <= limit_s(case) for took_s in times)
+            row = {"driver": driver, "case": case, "n": len(times), "within": within}
+            row |= {"median_s": statistics.median(times), "worst_s": max(times)}
+            rows.append({**row, "limit_s": limit_s(case)})
+    return rows
+
+
+def table(rows: list[dict[str, Any]], loads: list[float]) -> list[str]:
+    """Lines of the page."""
+    lines = [
+        "| robot | case | n | median s | worst s | limit + 50 ms | within |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    lines += [
+        f"| {row['driver']} | {row['case']} | {row['n']} | {row['median_s']:.3f} | "
+        f"{row['worst_s']:.3f} | {row['limit_s']:.2f} | {row['within']} of {row['n']} |"
+        for row in rows
+    ]
+    load = (
+        f"{machine()}. Load average while measuring: {min(loads):.1f} to {max(loads):.1f}, "
+        f"median {statistics.median(loads):.1f}, on {os.cpu_count()} cores."
+    )
+    return [*lines, "", load]
+
+
+def write_page(lines: list[str]) -> None:
+    """Put the table between the marks of the page."""
+    text = PAGE.read_text(encoding="utf-8")
+    before, _, rest = text.partition(BEGIN)
+    _, _, after = rest.partition(END)
+    if not rest or not after:
+        raise SystemExit(f"{PAGE} has no marks {BEGIN} and {END}")
+    middle = "\n".join([BEGIN, "", *lines, "", END])
+    PAGE.write_text(before + middle + after, encoding="utf-8")
+
+
+def chosen(name: str, text: str, known: tuple[str, ...]) -> list[str]:
+    """Read a list of names."""
+    names = text.split(",")
+    for value in names:
+        if value not in known:
+            raise SystemExit(f"{name} {value!r} is none of {', '.join(known)}")
+    return names
 
 
 def main() -> None:
-    """Print the table."""
+    """Measure what is missing and print the table."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
     parser.add_argument("--repetitions", type=int, default=50)
-    parser.add_argument("--drivers", default="dry_run,serial")
+    parser.add_argument("--drivers", default=",".join(KINDS))
     parser.add_argument("--cases", default=",".join(CASES))
-    chosen = parser.parse_args()
-    print(machine())
-    print("| driver | case | n | median s | worst s | limit + 50 ms | within |")
-    print("|---|---|---|---|---|---|---|")
-    for driver in chosen.drivers.split(","):
-        for case in chosen.cases.split(","):
-            if case == "cable" and driver != "serial":
-                continue
-            times = measure(driver, case, chosen.repetitions)
-            limit_s = (LIMITS.link_s if case in WIRE_CASES else LIMITS.deadman_s) + MARGIN_S
-            within = sum(took <= limit_s for took in times)
-            print(
-                f"| {driver} | {case} | {len(times)} | {statistics.median(times):.3f} | "
-                f"{max(times):.3f} | {limit_s:.2f} | {within} of {len(times)} |",
-                flush=True,
-            )
+    parser.add_argument("--record", type=Path, help="JSON lines; a run goes on from them")
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    parser.add_argument("--write", action="store_true", help=f"put the table into {PAGE.name}")
+    options = parser.parse_args()
+    drivers = chosen("driver", options.drivers, KINDS)
+    cases = chosen("case", options.cases, CASES)
+    if MOSQUITTO is None:
+        raise SystemExit("mosquitto is not installed: nothing else can be frozen as a broker")
+    if "firmware" in drivers:
+        try:
+            find_micropython()
+        except InputError as error:
+            print(f"without firmware: {error}", file=sys.stderr)
+            drivers.remove("firmware")
+    record, keys = Record(options.record), keys_of(drivers, cases)
+    outside = [key for key in keys if key[1] in WIRE_CASES or key == ("firmware", "blocked")]
+    inside = [key for key in keys if key not in outside]
+    if record.missing(inside, options.repetitions):
+        with ThreadPoolExecutor(len(inside)) as pool:
+            list(pool.map(lambda key: measure_here(record, key, options.repetitions), inside))
+    if record.missing(outside, options.repetitions):
+        measure_in_processes(record, outside, options.repetitions)
+    rows = summary(record, keys)
+    lines = table(rows, [row["load"] for row in record.rows])
+    if options.json:
+        print(json.dumps({"machine": machine(), "rows": rows}))
+    else:
+        print("\n".join(lines))
+    if options.write:
+        write_page(lines)
 
 
 if __name__ == "__main__":

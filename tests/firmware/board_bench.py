@@ -74,10 +74,18 @@ class Robot:
         return [row for row in rows if row["row"] == kind]
 
     def motion(self) -> list[tuple[int, int]]:
-        """(ms of uptime, turning) at each change."""
+        """(ms of the monotonic clock, turning) at each change."""
+        return [(ms, int(what)) for ms, what in self._trace() if what != "blocked"]
+
+    def blocked(self) -> list[int]:
+        """Ms of the monotonic clock at which reads began to hang."""
+        return [ms for ms, what in self._trace() if what == "blocked"]
+
+    def _trace(self) -> list[tuple[int, str]]:
         path = self.folder / "trace"
-        lines = path.read_text().splitlines() if path.exists() else []
-        return [(int(a), int(b)) for a, b in (line.split() for line in lines)]
+        text = path.read_text() if path.exists() else ""
+        lines = text[: text.rfind("\n") + 1].splitlines()
+        return [(int(ms), what) for ms, what in (line.split() for line in lines)]
 
     @property
     def turning(self) -> bool:

@@ -363,6 +363,6 @@ def test_a_controller_that_promised_a_beat_and_freezes_stops_the_board_within_li
     robot.until("hold=controller silent")
     assert not robot.turning
     start, end = robot.motion()[-2:]
-    # link_s is 6 s of fleet time, and the bench runs twice as fast; uptime counts in 10 ms. The
-    # bound of 50 ms is for a quiet machine: benchmarks measure it.
+    # link_s is 6 s of fleet time, and the bench runs twice as fast. The bound of 50 ms is for a
+    # quiet machine: benchmarks measure it.
     assert end[0] - start[0] <= 3000 + 500

@@ -14,11 +14,12 @@ class Guard:
     """`beat` is called by the safety task only."""
 
     def __init__(self, off, limit, watchdog=8000):
-        self._off, self._limit = off, limit
+        self._off = off
         self._beat = _ticks_ms()
         self.fired = 0
         self._timer = machine.Timer(-1)
         self._period = max(5, min(20, limit // 10))
+        self._late = limit - self._period  # one that looks later than that looks after the limit
         self._wdt_ms = watchdog
         self._wdt = None
 
@@ -37,7 +38,7 @@ class Guard:
 
     def _look(self, _timer):
         # Runs in an interrupt: integers only, nothing is allocated.
-        if _ticks_diff(_ticks_ms(), self._beat) > self._limit:
+        if _ticks_diff(_ticks_ms(), self._beat) > self._late:
             self.fired += 1
             self._off()
 

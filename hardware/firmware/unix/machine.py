@@ -5,7 +5,8 @@ It shadows the port's own `machine` on MICROPYPATH. Two wheels integrate what th
 their encoders call the interrupt handlers as a real disc would, edge by edge; nothing else is
 simulated (no slip, no collision). `KOFN_BENCH` names a JSON file with pins and geometry; where it
 has a `trace`, each change of the motors' state (turning or not) is a line there:
-`<milliseconds of the system's monotonic clock> <0 or 1>`.
+`<milliseconds> <0 or 1>`; a read that begins to hang is `<milliseconds> blocked`. On 64-bit Linux
+they are those of the system's monotonic clock.
 """
 
 import json
@@ -32,11 +33,6 @@ _handlers = {}
 _adc = {}
 _trace = open(_cfg["trace"], "a") if _cfg.get("trace") else None
 _turning = None
-
-
-def _uptime_ms():
-    with open("/proc/uptime") as file:
-        return int(float(file.read().split()[0]) * 1000)
 
 
 class Pin:
@@ -118,8 +114,12 @@ class Timer:
 
 def disable_irq():
     _read_inputs()
-    while _blocked:  # an encoder read that never ends, when the bench asks for it
-        pass
+    if _blocked:  # an encoder read that never ends, when the bench asks for it
+        if _trace is not None:
+            _trace.write("%d blocked\n" % time.ticks_ms())
+            _trace.flush()
+        while _blocked:
+            _read_inputs()
     _wheels.advance()
     return 0
 
@@ -205,7 +205,7 @@ def _note_motion():
     turning = 1 if any(_duty.values()) else 0
     if turning != _turning:
         _turning = turning
-        _trace.write("%d %d\n" % (_uptime_ms(), turning))
+        _trace.write("%d %d\n" % (time.ticks_ms(), turning))
         _trace.flush()
 
 
