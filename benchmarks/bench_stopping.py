@@ -22,6 +22,7 @@ it was ended. --write puts the table into docs/safety.md. 50 repetitions take so
 
 import argparse
 import json
+import logging
 import os
 import statistics
 import sys
@@ -275,6 +276,7 @@ def main() -> None:
         except InputError as error:
             print(f"without firmware: {error}", file=sys.stderr)
             drivers.remove("firmware")
+    logging.disable()  # each repetition is a fault that a log would tell
     record, keys = Record(options.record), keys_of(drivers, cases)
     outside = [key for key in keys if key[1] in WIRE_CASES or key == ("firmware", "blocked")]
     inside = [key for key in keys if key not in outside]
