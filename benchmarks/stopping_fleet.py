@@ -37,7 +37,7 @@ from kofn.hardware.operator_token import make_token  # noqa: E402
 from kofn.hardware.safety_task import SafetySettings  # noqa: E402
 
 LIMITS = SafetySettings(deadman_s=0.5, link_s=2.0)
-PATIENCE_S = 60.0
+PATIENCE_S = 300.0
 OPTION_S, PERIOD_S, FRESH_S = 3.0, 3.4, 0.6
 """A robot turns for OPTION_S of each period; what happens within FRESH_S is not its natural end."""
 
@@ -138,7 +138,8 @@ class Board:
         return self.robot.say(f"arm {TOKEN}") == "arm ok"
 
     def changes(self) -> list[Change]:
-        return [(ms / 1000, turning == 1) for ms, turning in self.robot.motion()]
+        # Stamps are cut to milliseconds: no stop may look as if it came before its cause.
+        return [((ms + 1) / 1000, turning == 1) for ms, turning in self.robot.motion()]
 
     def blocks(self) -> list[float]:
         """When the read of its encoders began to hang."""
