@@ -30,10 +30,11 @@ from __future__ import annotations
 import hashlib
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol, get_args
 
 import numpy as np
 
+from kofn.controller.core._arguments import check_callable, check_choice, check_int
 from kofn.controller.core.deployment import LOOK, Deployment, Estimate, Judged, Play
 from kofn.controller.core.errors import InputError
 from kofn.controller.core.global_learner import g_learn
@@ -293,19 +294,20 @@ def alternating_marl(
     progress : callable, optional
         Told about each piece of work.
     """
-    for what, given, least, most in (
-        ("rounds", rounds, 1, MAX_ROUNDS),
-        ("polish", polish, 0, MAX_ROUNDS),
-        ("restarts", 1 if restarts is None else restarts, 0 if starts else 1, MAX_ROUNDS),
-    ):
-        if not isinstance(given, (int, np.integer)) or not least <= given <= most:
-            raise InputError(f"{what} {given} is not a whole number from {least} to {most}")
+    rounds = check_int("rounds", rounds, 1, MAX_ROUNDS)
+    polish = check_int("polish", polish, 0, MAX_ROUNDS)
+    check_choice("objective", objective, get_args(Objective))
+    check_callable("progress", progress)
     began = time.perf_counter()
     deployment = Deployment(game, n, k, seed)
+    n, k = deployment.n, deployment.k
+    given_starts = given_policies(game, starts)
+    if restarts is not None:
+        restarts = check_int("restarts", restarts, 0 if given_starts else 1, MAX_ROUNDS)
     size = default_grid(game, k) if grid is None else grid
     check_grid(size, game.n_local, game.n_global)
+    size = int(size)
     small = min(size, default_grid(game, k, SCREEN_POINTS))
-    given_starts = given_policies(game, starts)
     own = dict(list(starting_policies(game, small).items())[:restarts])
     if clash := sorted(given_starts.keys() & own.keys()):
         raise InputError(f"start {clash[0]!r} has the name of a start of the loop's own")

@@ -37,6 +37,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
+from kofn.controller.core._arguments import check_int, check_real, distribution, weights_table
 from kofn.controller.core.errors import InputError
 
 if TYPE_CHECKING:
@@ -80,12 +81,10 @@ class Belief:
     def __init__(
         self, kernels: npt.ArrayLike, cap: float, start: npt.ArrayLike | None = None
     ) -> None:
-        self._kernels: FloatArray = np.asarray(kernels, dtype=np.float64)
-        if self._kernels.ndim != 3 or self._kernels.shape[1] != self._kernels.shape[2]:
+        self._kernels: FloatArray = distribution("belief kernels", kernels, 3)
+        if self._kernels.shape[1] != self._kernels.shape[2]:
             raise InputError(f"belief kernels have shape {self._kernels.shape}, not (G, S, S)")
-        if not cap > 0:
-            raise InputError(f"belief memory {cap} is not positive")
-        self.cap = float(cap)
+        self.cap = check_real("belief memory", cap, above=0)
         self._squares: FloatArray = (self._kernels**2).sum(axis=2)
         n_local = self._kernels.shape[1]
         self.weights: FloatArray = np.zeros(n_local)
@@ -93,6 +92,7 @@ class Belief:
 
     def predict(self, s_g: int) -> None:
         """Move the belief on by one step of the fleet under the global state that moved it."""
+        s_g = check_int("s_g", s_g, 0, len(self._kernels) - 1)
         total = self.weights.sum()
         if total <= 0:
             return
@@ -106,9 +106,7 @@ class Belief:
 
     def update(self, counts: npt.ArrayLike) -> None:
         """Add the fresh counts of one poll, shape (S_l,); fewer replies simply count less."""
-        fresh = np.asarray(counts, dtype=np.float64)
-        if fresh.shape != self.weights.shape:
-            raise InputError(f"counts have shape {fresh.shape}, not {self.weights.shape}")
+        fresh = weights_table("counts", counts, 1, self.weights.shape)
         m = fresh.sum()
         if m <= 0:
             return
@@ -119,7 +117,4 @@ class Belief:
 
     def restore(self, weights: npt.ArrayLike) -> None:
         """Continue from recorded pseudo-counts, shape (S_l,)."""
-        recorded = np.array(weights, dtype=np.float64)
-        if recorded.shape != self.weights.shape or not np.all(recorded >= 0):
-            raise InputError(f"a belief holds {self.weights.size} non-negative pseudo-counts")
-        self.weights = recorded
+        self.weights = weights_table("weights", weights, 1, self.weights.shape)

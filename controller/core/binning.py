@@ -31,10 +31,18 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
+from kofn.controller.core._arguments import (
+    MAX_TIMES,
+    array_of,
+    check_int,
+    check_kind,
+    check_real,
+    table,
+)
 from kofn.controller.core.bins import Bins, FunctionBins, bins_of
 from kofn.controller.core.errors import InputError
 from kofn.controller.core.game import Game, InitialLaw
-from kofn.controller.core.simulator import Simulator, generators, reset, step
+from kofn.controller.core.simulator import Simulator, check_methods, generators, reset, step
 
 if TYPE_CHECKING:
     from kofn.controller.core.game import FloatArray, IntArray
@@ -125,29 +133,32 @@ def bin_simulator(
     seed : int
         Of all draws.
     """
-    try:
-        chosen = np.array(actions, dtype=np.float64)
-    except (TypeError, ValueError):
-        chosen = np.empty(0)
-    if chosen.ndim not in (1, 2) or len(chosen) == 0 or not np.all(np.isfinite(chosen)):
-        raise InputError(
-            "the global actions are not a list of finite numbers or vectors of one length"
-        )
-    for what, value in (
-        ("local actions", local_actions),
-        ("fleet size", n),
-        ("samples", samples),
-        ("starts", starts),
-    ):
-        if not isinstance(value, (int, np.integer)) or value < 1:
-            raise InputError(f"{what} {value} is not a whole number of at least 1")
-    S_g, S_l, A_g, A_l = bins_g.size, bins_l.size, len(chosen), int(local_actions)
+    check_methods("simulator", simulator, ("reset", "step"))
+    check_methods("bins_g", bins_g, ("index", "draw"))
+    check_methods("bins_l", bins_l, ("index", "draw"))
+    given = array_of("list of global actions", actions)
+    chosen = table("list of global actions", given, 2 if given.ndim == 2 else 1)
+    A_l = check_int("local_actions", local_actions, 1, MAX_TIMES)
+    n = check_int("fleet size", n, 1, MAX_TIMES)
+    samples = check_int("samples", samples, 1, MAX_TIMES)
+    starts = check_int("starts", starts, 1, MAX_TIMES)
+    # Refused before the work, not after it.
+    check_real("gamma", gamma, least=0, below=1)
+    horizon = None if horizon is None else check_int("horizon", horizon, 1, MAX_TIMES)
+    check_kind("name", name, str)
+    S_g, S_l, A_g = bins_g.size, bins_l.size, len(chosen)
     entries = max(S_g * A_g * S_g, S_g * S_l * A_l * S_l)
     if entries > _MAX_ENTRIES:
         raise InputError(
             f"{S_g} global and {S_l} local bins make a table of {entries} entries, "
             f"above the limit of {_MAX_ENTRIES}"
         )
+    draws = samples * (A_g + S_l * A_l)
+    for what, number in ((f"samples {samples}", draws), (f"starts {starts}", starts * n)):
+        if number > _MAX_ENTRIES:
+            raise InputError(
+                f"{what} take {number} states at once, above the limit of {_MAX_ENTRIES}"
+            )
     rng_start, rng_scout, rng_draw = generators(seed, 3)
     s_g, s_l = reset(simulator, rng_start, starts, n)
     law_g = np.bincount(bins_of(bins_g, s_g, (starts,)), minlength=S_g) / starts

@@ -4,17 +4,23 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sized
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
+from kofn.controller.core._arguments import array_of, check_int, check_real, shown, table
 from kofn.controller.core.errors import InputError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from kofn.controller.core.game import FloatArray, IntArray
+
+
+#: Most bins of one component, or of a function.
+MAX_BINS = 10**6
 
 
 class Bins(Protocol):
@@ -47,9 +53,11 @@ class BoxBins:
         self,
         edges: Sequence[float] | Sequence[Sequence[float]] | Sequence[FloatArray] | FloatArray,
     ) -> None:
-        if len(edges) == 0:
+        if not isinstance(edges, Sized) or len(edges) == 0:
             raise InputError("bins without edges")
-        self.is_vector = np.ndim(edges[0]) > 0
+        if isinstance(edges, (str, bytes, Mapping)):
+            raise InputError(f"edges {shown(edges)} are not lists of numbers")
+        self.is_vector = isinstance(next(iter(edges)), Sized)
         sides = edges if self.is_vector else [edges]
         self.edges: tuple[FloatArray, ...] = tuple(_edges(i, side) for i, side in enumerate(sides))
         self._shape = tuple(len(side) - 1 for side in self.edges)
@@ -62,6 +70,10 @@ class BoxBins:
         bins: int | Sequence[int],
     ) -> BoxBins:
         """Return equally wide bins over [low, high], a number or one per component each."""
+        given = {"low": low, "high": high, "number of bins": bins}
+        for name, value in given.items():
+            if array_of(name, value).size == 0:
+                raise InputError(f"{name} is empty")
         if np.ndim(low) == np.ndim(high) == np.ndim(bins) == 0:
             return cls(_equal_edges(low, high, bins))
         try:
@@ -114,10 +126,10 @@ class FunctionBins:
     """
 
     def __init__(self, function: Callable[[FloatArray], npt.ArrayLike], size: int) -> None:
-        if size < 1:
-            raise InputError(f"{size} bins are not at least 1")
+        if not callable(function):
+            raise InputError(f"bin function {shown(function)} is not a function")
         self._function = function
-        self._size = int(size)
+        self._size = check_int("number of bins", size, 1, MAX_BINS)
         self._met: list[FloatArray] = []
 
     @property
@@ -171,10 +183,10 @@ def bins_of(bins: Bins, states: FloatArray, shape: tuple[int, ...]) -> IntArray:
     return index
 
 
-def _edges(position: int, side: object) -> FloatArray:
-    edges = np.array(side, dtype=np.float64)
-    if edges.ndim != 1 or len(edges) < 2 or not np.all(np.isfinite(edges)):
-        raise InputError(f"edges {position} are not a list of at least 2 finite numbers")
+def _edges(position: int, side: npt.ArrayLike) -> FloatArray:
+    edges = table(f"edges {position}", side, 1)
+    if len(edges) < 2:
+        raise InputError(f"edges {position} are 1 number, but a bin takes 2")
     flat = np.diff(edges) <= 0
     if flat.any():
         i = int(flat.argmax())
@@ -186,6 +198,5 @@ def _edges(position: int, side: object) -> FloatArray:
 
 
 def _equal_edges(low: object, high: object, bins: object) -> FloatArray:
-    if not isinstance(bins, (int, np.integer)) or bins < 1:
-        raise InputError(f"{bins} bins are not a whole number of at least 1")
-    return np.linspace(float(low), float(high), int(bins) + 1)  # type: ignore[arg-type]
+    number = check_int("number of bins", bins, 1, MAX_BINS)
+    return np.linspace(check_real("low", low), check_real("high", high), number + 1)

@@ -7,6 +7,7 @@ import math
 import time
 from typing import TYPE_CHECKING
 
+from kofn.controller.core._arguments import check_real
 from kofn.controller.core.grid import grid_points
 from kofn.controller.core.rollouts import Rollouts, rollout
 from kofn.controller.core.team_bound import team_bound, team_bytes, team_work
@@ -29,6 +30,9 @@ if TYPE_CHECKING:
 #: Episodes: those that measure the speed, and the fewest and the most that make a mean.
 _PROBE, _FEWEST, _MOST = 50, 200, 20_000
 
+#: Longest budget: ten years.
+MAX_SECONDS = 10 * 366 * 86_400
+
 #: Sizes that show how a bound falls; the last one is then as large as the budget allows.
 _LADDER = (1, 2, 3, 4, 5, 6, 8, 10, 12, 15, 20, 25, 30, 40, 50, 60, 80, 100)
 
@@ -37,6 +41,11 @@ _STEP, _LAST = 0.1, 0.85
 
 #: How often a largest size is looked for in what is left of the time.
 _ATTEMPTS = 3
+
+
+def check_budget(budget_s: object) -> float:
+    """Return a wall time in seconds to aim at."""
+    return check_real("budget in seconds", budget_s, above=0, most=MAX_SECONDS)
 
 
 def play_for(

@@ -47,13 +47,20 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
+from kofn.controller.core._arguments import (
+    MAX_AGENTS,
+    check_flag,
+    check_int,
+    check_kind,
+    check_real,
+    shown,
+)
 from kofn.controller.core._replicas import TIE, Replicas, sweep_chain, sweep_joint
 from kofn.controller.core.errors import InputError, RunError
+from kofn.controller.core.game import Game
 from kofn.controller.core.global_learner import Surrogate
 from kofn.controller.core.team import (
     check_action,
-    check_positive,
-    check_whole,
     evaluate,
     initial_histograms,
 )
@@ -62,7 +69,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from kofn.controller.core._replicas import Choice
-    from kofn.controller.core.game import FloatArray, Game
+    from kofn.controller.core.game import FloatArray
 
 #: Largest chain that is built, in states as the paper counts them.
 MAX_STATES = 1_000_000
@@ -130,7 +137,9 @@ def needed_states(game: Game, k: int) -> int:
 
 def check_chain(game: Game, k: int, max_states: int = MAX_STATES) -> int:
     """Return the paper's state count, or refuse a chain that is too large, before allocating."""
-    k, max_states = check_whole("chain length", k), check_whole("state limit", max_states)
+    check_kind("game", game, Game)
+    k = check_int("chain length", k, 1, MAX_AGENTS)
+    max_states = check_int("state limit", max_states, 1)
     digits = k * math.log10(game.n_local)
     if digits > 18:  # the power alone would take long to write down
         count = f"more than 1e{int(digits)}"
@@ -141,7 +150,7 @@ def check_chain(game: Game, k: int, max_states: int = MAX_STATES) -> int:
         count = str(states)
     raise InputError(
         f"the {k}-chained MDP over {game.n_global} global and {game.n_local} local states has "
-        f"{count} states, above the limit of {max_states}"
+        f"{count} states, above the limit of {shown(max_states)}"
     )
 
 
@@ -232,7 +241,8 @@ def realised_value(
 ) -> float:
     """Return the value of a pair in the closed system of k agents, from the initial law."""
     action = check_action(game, pi_g, k)
-    check_positive("tolerance", tol)
+    k = int(k)
+    tol = check_real("tolerance", tol, above=0)
     law = initial_histograms(game, k)
     surrogate = Surrogate(game, pi_l, k)
     return float((law * evaluate(surrogate, action, np.zeros_like(law), tol)).sum())
@@ -247,7 +257,7 @@ def joint_optimum(game: Game, pi_g: npt.ArrayLike, k: int, tol: float = 1e-6) ->
             f"the joint optimum of {k} agents takes a table of {work} joint states and actions, "
             f"above the limit of {MAX_JOINT}"
         )
-    check_positive("tolerance", tol)
+    tol = check_real("tolerance", tol, above=0)
     replicas = Replicas(game, check_action(game, pi_g, k), int(k))
     shape = replicas.law.shape
     values = _solve(lambda v: sweep_joint(replicas, v), shape, game.gamma, tol)[0]
@@ -281,9 +291,8 @@ def chain_learn(
     """
     states = check_chain(game, k, max_states)
     action = check_action(game, pi_g, k)
-    check_positive("tolerance", tol)
-    if not isinstance(joint, (bool, np.bool_)):
-        raise InputError(f"joint is a {type(joint).__name__}, not true or false")
+    tol = check_real("tolerance", tol, above=0)
+    joint = check_flag("joint", joint)
     k = int(k)
     between = joint_optimum(game, action, k, tol) if joint else None
     replicas = Replicas(game, action, k)

@@ -20,26 +20,37 @@ from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
+from kofn.controller.core._arguments import (
+    MAX_TIMES,
+    check_callable,
+    check_int,
+    check_kind,
+    check_poll,
+    check_seed,
+)
 from kofn.controller.core.belief import Belief
+from kofn.controller.core.binning import Binned
 from kofn.controller.core.bins import bins_of
-from kofn.controller.core.errors import InputError
 from kofn.controller.core.field_filter import DEFAULT_MEMORY, DEFAULT_TRUST, FieldFilter
+from kofn.controller.core.game import Game
 from kofn.controller.core.local_learner import selfish_response
 from kofn.controller.core.mean_field import (
     MeanFieldSolution,
     effective_kernel_of_plans,
     mean_field_learn,
 )
-from kofn.controller.core.simulator import reset, spawn, step
+from kofn.controller.core.policy import Policy
+from kofn.controller.core.simulator import check_methods, reset, spawn, step
 
 if TYPE_CHECKING:
     from kofn.controller.core.alternation import Progress
-    from kofn.controller.core.binning import Binned
-    from kofn.controller.core.game import FloatArray, Game, IntArray
-    from kofn.controller.core.policy import Policy
+    from kofn.controller.core.game import FloatArray, IntArray
 
 #: Steps of an episode of a game without horizon.
 _STEPS = 100
+
+#: Largest fleet, each agent of which is simulated, and most episodes of one call.
+MAX_FLEET, MAX_EPISODES = 10**7, 10**6
 
 #: Agents that are simulated at once.
 _AT_ONCE = 400_000
@@ -78,7 +89,8 @@ class TableDispatcher:
     """
 
     def __init__(self, policy: Policy, k: int, memory: float | str | None = "auto") -> None:
-        self._policy, self._k, self._memory = policy, k, memory
+        check_kind("policy", policy, Policy).memory_cap(k, memory)  # refuses bad ones
+        self._policy, self._k, self._memory = policy, int(k), memory
         self._beliefs: list[Belief] = []
         self._s_g: IntArray | None = None
 
@@ -130,8 +142,8 @@ class FieldDispatcher:
         trust: float = DEFAULT_TRUST,
         memory: float = DEFAULT_MEMORY,
     ) -> None:
-        self._pi_l = game.local_policy(pi_l)
-        self.solution = solution
+        self._pi_l = check_kind("game", game, Game).local_policy(pi_l)
+        self.solution = check_kind("solution", solution, MeanFieldSolution)
         self._filter = FieldFilter(
             game.marginals(pi_l)[0],
             fields,
@@ -197,8 +209,11 @@ def play_continuous(
     seed : int
         Different dispatchers under one seed meet the same starts, polls and random numbers.
     """
-    steps = (model.game.horizon or _STEPS) if horizon is None else horizon
-    fleet = _fleet(model, k, n, horizon=steps, episodes=episodes)
+    k, fleet = _fleet(model, k, n)
+    usual = model.game.horizon or _STEPS
+    steps = usual if horizon is None else check_int("horizon", horizon, 1, MAX_TIMES)
+    episodes = check_int("episodes", episodes, 1, MAX_EPISODES)
+    check_methods("dispatcher", dispatcher, ("start", "decide"))
     model.game.local_policy(dispatcher.pi_l)
     at_once = max(1, _AT_ONCE // fleet)
     parts = [min(at_once, episodes - first) for first in range(0, episodes, at_once)]
@@ -210,15 +225,11 @@ def play_continuous(
     return Played(np.concatenate(returns))
 
 
-def _fleet(model: Binned, k: int, n: int | None, **sizes: int) -> int:
-    """Check poll size, fleet size and further sizes; return the fleet size."""
-    fleet = model.n if n is None else n
-    for what, value in (("poll size", k), ("fleet size", fleet), *sizes.items()):
-        if not isinstance(value, (int, np.integer)) or value < 1:
-            raise InputError(f"{what} {value} is not a whole number of at least 1")
-    if k > fleet:
-        raise InputError(f"poll size {k} exceeds fleet size {fleet}")
-    return fleet
+def _fleet(model: Binned, k: int, n: int | None) -> tuple[int, int]:
+    """Return checked poll size and fleet size."""
+    check_kind("model", model, Binned)
+    poll, fleet = check_poll(k, model.n if n is None else n)
+    return poll, check_int("fleet size", fleet, 1, MAX_FLEET)
 
 
 def _play_part(
@@ -307,12 +318,15 @@ def learn_continuous(
     progress : callable, optional
         Told about each round.
     """
-    fleet = _fleet(model, k, n, rounds=rounds, episodes=episodes)
+    k, fleet = _fleet(model, k, n)
+    rounds = check_int("rounds", rounds, 1, MAX_TIMES)
+    episodes = check_int("episodes", episodes, 1, MAX_EPISODES)
+    seed = check_seed(seed)
+    check_callable("progress", progress)
     game = model.game
     states = np.arange(game.n_global)
     holding = np.argmax(game.P_g[states, :, states], axis=1)
     pi_l = selfish_response(game, np.array(game.P_g[states, holding]))
-    spawn(seed, 0)  # refuses a bad seed before the work
     judged_on = int(np.random.SeedSequence([seed, _TRAINING]).generate_state(1)[0])
     best: FieldDispatcher | None = None
     best_returns = np.empty(0)

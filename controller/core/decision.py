@@ -25,15 +25,16 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
+from kofn.controller.core._arguments import MAX_AGENTS, check_int, check_kind, shown, weights_table
 from kofn.controller.core._grid_kernels import project_rank
 from kofn.controller.core._jit import jit
 from kofn.controller.core._rollout_kernels import predict
 from kofn.controller.core.errors import InputError
 from kofn.controller.core.grid import binomials
+from kofn.controller.core.policy import Policy
 
 if TYPE_CHECKING:
     from kofn.controller.core.game import FloatArray
-    from kofn.controller.core.policy import Policy
 
 F64 = npt.NDArray[np.float64]
 I64 = npt.NDArray[np.int64]
@@ -68,7 +69,7 @@ def decide_kernel(
     grid: int,
     table: I64,
 ) -> int:
-    """Move and inform the belief in place; return the action.
+    """Move and inform the belief in place; return the action, or -1 for counts that are none.
 
     Parameters
     ----------
@@ -80,6 +81,9 @@ def decide_kernel(
     table : array of int
         Binomials of the grid.
     """
+    for j in range(counts.size):
+        if not 0.0 <= counts[j] <= MAX_AGENTS:
+            return -1
     if moved_by >= 0:
         predict(belief, kernels, squares, moved_by, cap, scratch)
     fresh = counts.sum()
@@ -122,7 +126,7 @@ class Decider:
         *,
         start: npt.ArrayLike | None = None,
     ) -> None:
-        policy = policy.in_play(k, memory)
+        policy = check_kind("policy", policy, Policy).in_play(k, memory)
         game = policy.game
         self._n_global, self._n_local = game.n_global, game.n_local
         self._counts = np.zeros(game.n_local)
@@ -149,17 +153,11 @@ class Decider:
 
     def restore(self, weights: npt.ArrayLike) -> None:
         """Continue from recorded pseudo-counts, shape (S_l,)."""
-        recorded = np.array(weights, dtype=np.float64)
-        if recorded.shape != self.weights.shape or not np.all(recorded >= 0):
-            raise InputError(f"a belief holds {self._n_local} non-negative pseudo-counts")
-        self.weights = recorded
+        self.weights = weights_table("weights", weights, 1, self.weights.shape)
 
     def predict(self, moved_by: int) -> None:
         """Move the belief by one step of the fleet under a global state."""
-        if not 0 <= moved_by < self._n_global:
-            raise InputError(
-                f"global state {moved_by} is not below the {self._n_global} of the game"
-            )
+        moved_by = check_int("moved_by", moved_by, 0, self._n_global - 1)
         self._predict(self.weights, moved_by)
 
     def _predict(self, weights: FloatArray, moved_by: int) -> None:
@@ -178,12 +176,24 @@ class Decider:
         counts : array, shape (S_l,)
             Fresh counts of the poll; zeros where nobody replied.
         """
-        if not NOT_MOVED <= moved_by < self._n_global or not 0 <= s_g < self._n_global:
+        # Plain ints are the fast way; whatever else is whole takes the other.
+        if not (type(moved_by) is type(s_g) is int and max(moved_by, s_g) < self._n_global):
+            moved_by = check_int("moved_by", moved_by, NOT_MOVED, self._n_global - 1)
+            s_g = check_int("s_g", s_g, 0, self._n_global - 1)
+        if moved_by < NOT_MOVED or s_g < 0:
             raise InputError(
-                f"global states {moved_by} and {s_g} are not below the {self._n_global} of the game"
+                f"moved_by {shown(moved_by)} and s_g {shown(s_g)} are not both global states"
             )
         try:
-            self._counts[:] = counts
-        except (TypeError, ValueError):
-            raise InputError(f"counts are not {self._n_local} numbers") from None
-        return int(decide_kernel(moved_by, s_g, self._counts, self.weights, *self._tables))
+            fits = len(counts) == self._n_local  # type: ignore[arg-type]
+            np.copyto(self._counts, counts, casting="same_kind")
+        except (TypeError, ValueError, OverflowError):
+            fits = False
+        action = -1
+        if fits:
+            action = decide_kernel(moved_by, s_g, self._counts, self.weights, *self._tables)
+        if action < 0:
+            raise InputError(
+                f"counts are not {self._n_local} numbers of agents from 0 to {MAX_AGENTS:g}"
+            )
+        return action

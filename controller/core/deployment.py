@@ -29,14 +29,15 @@ from typing import TYPE_CHECKING, Literal, get_args
 
 import numpy as np
 
-from kofn.controller.core.errors import InputError
+from kofn.controller.core._arguments import check_choice, check_kind, check_poll, check_seed
+from kofn.controller.core.game import Game
 from kofn.controller.core.policy import Policy
 from kofn.controller.core.rollouts import resolve_horizon, rollout
 
 if TYPE_CHECKING:
     import numpy.typing as npt
 
-    from kofn.controller.core.game import FloatArray, Game
+    from kofn.controller.core.game import FloatArray
 
 #: What a policy is good for: play without memory, with it, or both equally.
 Play = Literal["both", "memory", "none"]
@@ -119,16 +120,10 @@ class Deployment:
     """
 
     def __init__(self, game: Game, n: int, k: int, seed: int) -> None:
-        for what, given in (("poll size", k), ("fleet size", n)):
-            if not isinstance(given, (int, np.integer)) or given < 1:
-                raise InputError(f"{what} {given} is not a whole number of at least 1")
-        if k > n:
-            raise InputError(f"poll size {k} exceeds fleet size {n}")
-        if not isinstance(seed, (int, np.integer)) or seed < 0:
-            raise InputError(f"seed {seed} is not a whole number of at least 0")
-        self.game, self.n, self.k = game, int(n), int(k)
+        self.game = check_kind("game", game, Game)
+        self.k, self.n = check_poll(k, n)
         self.horizon = resolve_horizon(game, None)
-        seeds = np.random.SeedSequence([int(seed), _TRAINING]).generate_state(3)
+        seeds = np.random.SeedSequence([check_seed(seed), _TRAINING]).generate_state(3)
         self._judging, self._picture, self._final = (int(s) for s in seeds)
 
     def _returns(self, policy: Policy, rollouts: int, memory: float | str, seed: int) -> FloatArray:
@@ -234,5 +229,4 @@ class Deployment:
 
 def check_play(play: str) -> None:
     """Raise InputError unless there is this way of play."""
-    if play not in get_args(Play):
-        raise InputError(f"unknown play {play!r}; known are {', '.join(get_args(Play))}")
+    check_choice("play", play, get_args(Play))

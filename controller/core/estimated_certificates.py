@@ -32,25 +32,32 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from kofn.controller.core.budget import global_ladder, play_for, team_ladder
+from kofn.controller.core._arguments import (
+    MAX_AGENTS,
+    MAX_TIMES,
+    check_int,
+    check_kind,
+    check_poll,
+    check_seed,
+)
+from kofn.controller.core.budget import check_budget, global_ladder, play_for, team_ladder
 from kofn.controller.core.certificates import (
     NORMAL_95,
     Certificate,
     certify,
-    check_budget,
     interval,
     precision,
     relative_gap,
     tail_range,
 )
-from kofn.controller.core.errors import InputError
+from kofn.controller.core.estimation import EstimatedGame
 from kofn.controller.core.model_error import optimistic_game, policy_envelope, trivial_range
+from kofn.controller.core.policy import check_policy
 from kofn.controller.core.rollouts import resolve_horizon, rollout
 from kofn.controller.core.team_bound import team_bound
 from kofn.controller.core.upper_bounds import Bound, global_bound
 
 if TYPE_CHECKING:
-    from kofn.controller.core.estimation import EstimatedGame
     from kofn.controller.core.game import FloatArray, Game
     from kofn.controller.core.policy import Policy
 
@@ -185,9 +192,15 @@ def certify_estimate(
         Draws from the posterior, as many as fit in the time.
     """
     began = time.perf_counter()
-    check_budget(budget_s)
-    if isinstance(draws, bool) or not isinstance(draws, (int, np.integer)) or draws < 1:
-        raise InputError(f"draws {draws!r} is not a whole number of at least 1")
+    budget_s = check_budget(budget_s)
+    check_kind("estimate", estimate, EstimatedGame)
+    check_policy(policy, estimate.game)
+    if k is not None:
+        k, n = check_poll(k, n)
+    n = check_int("fleet size", n, 1, MAX_AGENTS)
+    horizon = None if horizon is None else check_int("horizon", horizon, 1, MAX_TIMES)
+    seed = check_seed(seed)
+    draws = check_int("draws", draws, 1, MAX_TIMES)
     l1_g, l1_l = estimate.l1_radius(level)
     game = estimate.game
     model = certify(
@@ -200,7 +213,7 @@ def certify_estimate(
     )
     left = budget_s - (time.perf_counter() - began)
     credible, values, sizes = _draw(
-        estimate, policy, model, seconds=left, seed=seed, level=level, draws=int(draws)
+        estimate, policy, model, seconds=left, seed=seed, level=level, draws=draws
     )
     return EstimateCertificate(
         model=model,

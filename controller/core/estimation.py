@@ -39,15 +39,22 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from kofn.controller.core._arguments import (
+    MAX_WHOLE,
+    check_kind,
+    check_real,
+    check_seed,
+    rewards,
+    whole_table,
+)
 from kofn.controller.core.errors import InputError
-from kofn.controller.core.game import FloatArray, Game, InitialLaw, IntArray, table
-from kofn.controller.core.logged_transitions import check_whole_table
+from kofn.controller.core.game import FloatArray, Game, InitialLaw, IntArray
+from kofn.controller.core.logged_transitions import GlobalTransitions, LocalTransitions
 
 if TYPE_CHECKING:
     import numpy.typing as npt
 
     from kofn.controller.core.game import LocalSees
-    from kofn.controller.core.logged_transitions import GlobalTransitions, LocalTransitions
 
 #: Pseudo-transitions of a row's prior unless given, spread evenly over the next states.
 PRIOR_WEIGHT = 1.0
@@ -102,9 +109,8 @@ class EstimatedGame:
 
     def sample(self, seed: int) -> Game:
         """Return a game whose kernels are drawn from the posterior."""
-        if isinstance(seed, bool) or not isinstance(seed, (int, np.integer)) or seed < 0:
-            raise InputError(f"seed {seed!r} is not a whole number of at least 0")
-        rng_g, rng_l = map(np.random.default_rng, np.random.SeedSequence(int(seed)).spawn(2))
+        seed = check_seed(seed)
+        rng_g, rng_l = map(np.random.default_rng, np.random.SeedSequence(seed).spawn(2))
         game = self.game
         return Game(
             _dirichlet(rng_g, self.prior_g + self.P_g_counts),
@@ -134,8 +140,7 @@ class EstimatedGame:
         -------
         radii of P_g, shape (S_g, A_g), and of P_l, shape (S_g, S_l, A_l)
         """
-        if not (isinstance(level, (int, float)) and 0 < level < 1):
-            raise InputError(f"confidence level {level} is not between 0 and 1")
+        level = check_real("confidence level", level, above=0, below=1)
         rows = self.visits_g.size + self.visits_l.size
         share = (1 - level) / rows
         return (
@@ -163,7 +168,7 @@ def blank_game(
     gamma, local_sees, initial, horizon, name
         As for `Game`.
     """
-    earned_g, earned_l = table("r_g", r_g, 2), table("r_l", r_l, 3)
+    earned_g, earned_l = rewards("r_g", r_g, 2), rewards("r_l", r_l, 3)
     n_global, n_local = len(earned_g), earned_l.shape[1]
     return Game(
         np.full((*earned_g.shape, n_global), 1 / n_global),
@@ -172,7 +177,7 @@ def blank_game(
         earned_l,
         gamma,
         local_sees=local_sees,
-        initial=initial or InitialLaw(),
+        initial=InitialLaw() if initial is None else initial,
         horizon=horizon,
         name=name,
     )
@@ -204,6 +209,11 @@ def estimate_game(
     prior_weight : float
         Pseudo-transitions in each row that the prior is worth.
     """
+    check_kind("template", template, Game)
+    if local is not None:
+        check_kind("local", local, LocalTransitions)
+    if global_ is not None:
+        check_kind("global_", global_, GlobalTransitions)
     counts_l, counts_g = np.zeros(template.P_l.shape), np.zeros(template.P_g.shape)
     r_l, r_g = template.r_l, template.r_g
     estimated = False
@@ -252,16 +262,13 @@ def estimate_from_counts(
     prior_weight: float = PRIOR_WEIGHT,
 ) -> EstimatedGame:
     """Estimate the kernels of a game from tables of counts, of the shapes of P_l and P_g."""
+    check_kind("template", template, Game)
     tables = []
     for name, given, shape in (
         ("P_g_counts", P_g_counts, template.P_g.shape),
         ("P_l_counts", P_l_counts, template.P_l.shape),
     ):
-        counts = table(name, given, len(shape))
-        if counts.shape != shape:
-            raise InputError(f"{name} has shape {counts.shape}, but the game asks for {shape}")
-        check_whole_table(name, counts)
-        tables.append(counts)
+        tables.append(whole_table(name, given, len(shape), shape).astype(np.float64))
     return _posterior(
         template, template.r_g, template.r_l, tables[0], tables[1], prior, prior_weight, False
     )
@@ -277,12 +284,10 @@ def _posterior(
     prior_weight: float,
     estimated: bool,
 ) -> EstimatedGame:
-    if not (isinstance(prior_weight, (int, float)) and math.isfinite(prior_weight)):
-        raise InputError(f"prior weight {prior_weight!r} is not a number")
-    if prior_weight <= 0:
-        raise InputError(f"prior weight {prior_weight:g} is not positive")
+    prior_weight = check_real("prior weight", prior_weight, above=0, most=MAX_WHOLE)
     if prior is None:
         prior = blank_game(template.r_g, template.r_l, template.gamma)
+    check_kind("prior", prior, Game)
     for name in ("P_g", "P_l"):
         shape, asked = getattr(prior, name).shape, getattr(template, name).shape
         if shape != asked:

@@ -32,9 +32,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from kofn.controller.core._arguments import MAX_TIMES, check_int, check_poll, check_real, shown
 from kofn.controller.core.errors import InputError, RunError
 from kofn.controller.core.global_learner import run
 from kofn.controller.core.grid import all_counts, grid_points, project, rank, unrank
+from kofn.controller.core.policy import check_policy
 from kofn.controller.core.symmetric_power import SymmetricPower
 from kofn.controller.core.team import initial_histograms
 
@@ -124,19 +126,15 @@ def enumerate_fleet(
     tol: float | None = None,
 ) -> ExactValue:
     """Return the exact value with its error and all values by state; as `evaluate_exactly`."""
-    n, k = _at_least_one("fleet size", n), _at_least_one("poll size", k)
-    if k > n:
-        raise InputError(f"poll size {k} exceeds fleet size {n}")
-    if (policy.game.P_l.shape, policy.game.P_g.shape) != (game.P_l.shape, game.P_g.shape):
-        policy.check_game(game)
+    check_policy(policy, game)
+    k, n = check_poll(k, n)
     if (cap := policy.memory_cap(k, memory)) > k:
         raise InputError(
             f"a memory of {cap:g} agents cannot be enumerated: only memoryless play can"
         )
     policy = policy.in_play(k, memory)
-    steps = game.horizon if horizon is None else _at_least_one("horizon", horizon)
-    if tol is not None and not (math.isfinite(tol) and tol > 0):
-        raise InputError(f"tolerance {tol} is not a positive number")
+    steps = game.horizon if horizon is None else check_int("horizon", horizon, 1, MAX_TIMES)
+    tol = None if tol is None else check_real("tolerance", tol, above=0)
     check_fleet(game, n, steps)
 
     fleet = _Fleet(game, policy, n, k)
@@ -166,7 +164,8 @@ def check_fleet(game: Game, n: int, horizon: int | None) -> None:
     what = f"the exact value of {n} agents over {S_l} local and {S_g} global states has "
     if needed > MAX_BYTES:
         raise InputError(
-            f"{what}{points * S_g} states and takes {needed} bytes, above the limit of {MAX_BYTES}"
+            f"{what}{shown(points * S_g)} states and takes {shown(needed)} bytes, above the limit "
+            f"of {MAX_BYTES}"
         )
     lift = math.comb(n + S_l, S_l) * S_l * S_g * (S_g + 1)
     work = lift + (horizon or _USUAL_SWEEPS) * S_g * S_g * points * S_l * n
@@ -262,9 +261,3 @@ class _Fleet:
 
 def _left(game: Game) -> float:
     return 1 - game.gamma
-
-
-def _at_least_one(name: str, value: object) -> int:
-    if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < 1:
-        raise InputError(f"{name} {value!r} is not a whole number of at least 1")
-    return int(value)

@@ -23,16 +23,25 @@ p       trust        scalar              agents that the starts weigh
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, get_args
 
 import numpy as np
 import numpy.typing as npt
 
+from kofn.controller.core._arguments import (
+    MAX_TIMES,
+    check_choice,
+    check_int,
+    check_real,
+    distribution,
+    index_array,
+    weights_table,
+)
 from kofn.controller.core.errors import InputError
-from kofn.controller.core.game import distribution
+from kofn.controller.core.game import LocalSees
 
 if TYPE_CHECKING:
-    from kofn.controller.core.game import FloatArray, IntArray, LocalSees
+    from kofn.controller.core.game import FloatArray, IntArray
 
 #: Pseudo-agents of the starts, and the most that polls add up to.
 DEFAULT_TRUST = 300.0
@@ -66,28 +75,29 @@ class FieldFilter:
         trust: float = DEFAULT_TRUST,
         memory: float = DEFAULT_MEMORY,
     ) -> None:
-        self._kernels: FloatArray = np.asarray(kernels, dtype=np.float64)
+        self._kernels: FloatArray = distribution("kernels", kernels, 3)
         self._starts = distribution("fields", fields, 2)
         if self._kernels.shape[1:] != (self._starts.shape[1],) * 2:
             raise InputError(
                 f"kernels of shape {self._kernels.shape} do not fit "
                 f"fields of {self._starts.shape[1]} local states"
             )
-        if not trust > 0 or not memory > 0:
-            raise InputError(f"trust {trust} and memory {memory} must be positive")
+        check_choice("local_sees", local_sees, get_args(LocalSees))
         self._local_sees = local_sees
-        self._trust, self._memory = float(trust), float(memory)
+        self._trust = check_real("trust", trust, above=0)
+        self._memory = check_real("memory", memory, above=0)
         self.start(1)
 
     def start(self, episodes: int) -> None:
         """Forget everything and begin new episodes."""
+        episodes = check_int("episodes", episodes, 1, MAX_TIMES)
         H, S_l = self._starts.shape
         self._fields = np.broadcast_to(self._starts, (episodes, H, S_l))
         self._log_weights = np.zeros((episodes, H))
         self._weights = np.zeros((episodes, S_l))
         self._s_g: IntArray | None = None
 
-    def observe(self, s_g: IntArray, counts: npt.ArrayLike) -> FloatArray:
+    def observe(self, s_g: npt.ArrayLike, counts: npt.ArrayLike) -> FloatArray:
         """Return the shares, shape (E, S_l), after one more step and its poll.
 
         Parameters
@@ -97,12 +107,8 @@ class FieldFilter:
         counts : array, shape (E, S_l)
             Polled agents in each local state.
         """
-        fresh = np.asarray(counts, dtype=np.float64)
-        if fresh.shape != self._weights.shape or s_g.shape != fresh.shape[:1]:
-            raise InputError(
-                f"counts of shape {fresh.shape} with {s_g.shape} global states do not fit "
-                f"{self._weights.shape}"
-            )
+        fresh = weights_table("counts", counts, 2, self._weights.shape)
+        s_g = index_array("s_g", s_g, fresh.shape[:1], len(self._kernels))
         if self._s_g is not None:
             kernels = self._kernels[self._s_g if self._local_sees == "current" else s_g]
             self._fields = np.matmul(self._fields, kernels)

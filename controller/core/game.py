@@ -27,7 +27,6 @@ Reference: Anand & Karmarkar 2026, arXiv 2603.03759, section 2.
 from __future__ import annotations
 
 import hashlib
-import math
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Literal, get_args
@@ -35,60 +34,21 @@ from typing import TYPE_CHECKING, Literal, get_args
 import numpy as np
 import numpy.typing as npt
 
+from kofn.controller.core._arguments import (
+    MAX_AGENTS,
+    MAX_TIMES,
+    check_choice,
+    check_int,
+    check_kind,
+    check_real,
+    distribution,
+    rewards,
+)
 from kofn.controller.core.errors import InputError
 
 FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]
 LocalSees = Literal["current", "next"]
-
-#: Rows of a kernel may miss 1 by this much before they are refused; they are then renormalised.
-ROW_TOLERANCE = 1e-9
-_ROUNDING = 1e-13
-
-
-def table(name: str, value: npt.ArrayLike, ndim: int) -> FloatArray:
-    """Return `value` as a fresh float64 C-contiguous array of `ndim` axes with finite entries."""
-    try:
-        array = np.array(value, dtype=np.float64, order="C")
-    except (TypeError, ValueError):
-        raise InputError(f"{name} is not a rectangular table of numbers") from None
-    if array.ndim != ndim:
-        raise InputError(f"{name} has {array.ndim} axes, not {ndim}")
-    if array.size == 0:
-        raise InputError(f"{name} is empty: its shape is {array.shape}")
-    bad = ~np.isfinite(array)
-    if bad.any():
-        index = _first(bad)
-        raise InputError(f"{name}[{_text(index)}] is {array[index]}, not a finite number")
-    return array
-
-
-def distribution(name: str, value: npt.ArrayLike, ndim: int) -> FloatArray:
-    """Return `value` as a table whose last axis holds distributions, normalised."""
-    array = table(name, value, ndim)
-    negative = array < 0
-    if negative.any():
-        index = _first(negative)
-        raise InputError(f"{name}[{_text(index)}] is {array[index]:g}, a negative probability")
-    total = array.sum(axis=-1)
-    off = np.abs(total - 1.0) > ROW_TOLERANCE
-    if off.any():
-        row = _first(off) if off.ndim else ()
-        where = f"{name}[{_text(row)}]" if row else name
-        raise InputError(f"{where} sums to {total[row]:.10g}, not 1")
-    # Rows that are right up to rounding are left alone, so that a table survives any number of
-    # round trips unchanged.
-    scale = np.where(np.abs(total - 1.0) > _ROUNDING, total, 1.0)
-    normalised: FloatArray = array / scale[..., None]
-    return normalised
-
-
-def _first(mask: npt.NDArray[np.bool_]) -> tuple[int, ...]:
-    return tuple(int(i) for i in np.argwhere(mask)[0])
-
-
-def _text(index: tuple[int, ...]) -> str:
-    return ", ".join(map(str, index))
 
 
 def _shape(name: str, array: FloatArray, expected: tuple[int, ...], why: str) -> None:
@@ -125,8 +85,7 @@ class InitialLaw:
         if self.alpha is not None:
             if self.s_l is not None:
                 raise InputError("the initial law takes s_l or alpha, not both")
-            if not (math.isfinite(self.alpha) and self.alpha > 0):
-                raise InputError(f"initial alpha is {self.alpha}, not a positive number")
+            check_real("initial alpha", self.alpha, above=0, most=MAX_AGENTS)
         return law_g, law_l
 
 
@@ -182,34 +141,28 @@ class Game:
         ) -> None: ...
 
     def __post_init__(self) -> None:
-        P_g, r_g = distribution("P_g", self.P_g, 3), table("r_g", self.r_g, 2)
-        P_l, r_l = distribution("P_l", self.P_l, 4), table("r_l", self.r_l, 3)
+        P_g, r_g = distribution("P_g", self.P_g, 3), rewards("r_g", self.r_g, 2)
+        P_l, r_l = distribution("P_l", self.P_l, 4), rewards("r_l", self.r_l, 3)
         S_g, A_g, _ = P_g.shape
         _, S_l, A_l, _ = P_l.shape
         _shape("P_g", P_g, (S_g, A_g, S_g), "its own states and actions")
         _shape("r_g", r_g, (S_g, A_g), "the states and actions of P_g")
         _shape("P_l", P_l, (S_g, S_l, A_l, S_l), "the global states of P_g and its local states")
         _shape("r_l", r_l, (S_g, S_l, A_l), "the states and actions of P_l")
-        try:
-            gamma = float(self.gamma)
-        except (TypeError, ValueError):
-            raise InputError(f"gamma is {self.gamma!r}, not a number") from None
-        if not 0 <= gamma < 1:
-            raise InputError(f"gamma is {gamma:g}, but must be at least 0 and below 1")
-        if self.local_sees not in get_args(LocalSees):
-            raise InputError(f"local_sees is {self.local_sees!r}, not 'current' or 'next'")
-        if self.horizon is not None and not (
-            isinstance(self.horizon, (int, np.integer)) and self.horizon >= 1
-        ):
-            raise InputError(f"horizon is {self.horizon}, not a whole number of at least 1 step")
-        law_g, law_l = self.initial.resolve(S_g, S_l)
-        initial = InitialLaw(
-            s_g=law_g, s_l=None if self.initial.alpha else law_l, alpha=self.initial.alpha
-        )
+        gamma = check_real("gamma", self.gamma, least=0, below=1)
+        check_choice("local_sees", self.local_sees, get_args(LocalSees))
+        horizon = None if self.horizon is None else check_int("horizon", self.horizon, 1, MAX_TIMES)
+        check_kind("name", self.name, str)
+        law_g, law_l = check_kind("initial", self.initial, InitialLaw).resolve(S_g, S_l)
+        alpha = self.initial.alpha
+        # A plain whole number stays one: it is part of a game's identity as it was written.
+        alpha = alpha if alpha is None or type(alpha) is int else float(alpha)
+        initial = InitialLaw(s_g=law_g, s_l=None if alpha else law_l, alpha=alpha)
         for name, array in (("P_g", P_g), ("r_g", r_g), ("P_l", P_l), ("r_l", r_l)):
             array.setflags(write=False)
             object.__setattr__(self, name, array)
         object.__setattr__(self, "gamma", gamma)
+        object.__setattr__(self, "horizon", horizon)
         object.__setattr__(self, "initial", initial)
 
     @property
@@ -232,11 +185,13 @@ class Game:
         """Number of local actions, A_l."""
         return int(self.P_l.shape[2])
 
+    def same_shape(self, other: Game) -> bool:
+        """Return whether the other game has as many states and actions of each kind."""
+        return self.P_l.shape == other.P_l.shape and self.P_g.shape == other.P_g.shape
+
     def local_policy(self, pi_l: npt.ArrayLike) -> FloatArray:
         """Return a local policy as a checked table, shape (S_g, S_l, A_l)."""
-        checked = distribution("pi_l", pi_l, 3)
-        _shape("pi_l", checked, self.r_l.shape, "the local states and actions of the game")
-        return checked
+        return distribution("pi_l", pi_l, 3, self.r_l.shape)
 
     def uniform_local_policy(self) -> FloatArray:
         """Return the local policy that draws each action equally often, shape (S_g, S_l, A_l)."""

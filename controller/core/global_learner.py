@@ -41,8 +41,18 @@ import numpy.typing as npt
 
 from kofn.controller.core import _power_kernels as kernels
 from kofn.controller.core._acceleration import Anderson
+from kofn.controller.core._arguments import (
+    MAX_TIMES,
+    check_choice,
+    check_int,
+    check_kind,
+    check_real,
+    check_seed,
+    rewards,
+)
 from kofn.controller.core._jit import parallel_map, thread_count
 from kofn.controller.core.errors import InputError, RunError
+from kofn.controller.core.game import Game
 from kofn.controller.core.grid import all_counts, binomials, check_grid, grid_points
 from kofn.controller.core.successors import rounded_successors, sample_successors
 from kofn.controller.core.symmetric_power import Method, SymmetricPower
@@ -50,7 +60,7 @@ from kofn.controller.core.symmetric_power import Method, SymmetricPower
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
-    from kofn.controller.core.game import FloatArray, Game
+    from kofn.controller.core.game import FloatArray
 
 T = TypeVar("T")
 Backend = Literal["exact", "sampled", "rounded"]
@@ -147,8 +157,8 @@ class Surrogate:
         samples: int | None = None,
         seed: int = 0,
     ) -> None:
-        self.game, self.k, self.backend = game, int(k), backend
         self.n_points = check_grid(k, game.n_local, game.n_global)
+        self.game, self.k, self.backend = game, int(k), backend
         self.P_pi, self.r_pi = game.marginals(pi_l)
         self.counts = all_counts(self.k, game.n_local)
         self.samples = 0
@@ -403,18 +413,13 @@ def g_learn(
     seed : int
         For sampled operators.
     """
-    if backend not in get_args(Backend):
-        raise InputError(
-            f"unknown backend {backend!r}; known backends are {', '.join(get_args(Backend))}"
-        )
-    if samples is not None and (backend != "sampled" or int(samples) != samples or samples < 1):
-        raise InputError(
-            f"samples {samples} need backend 'sampled' and a whole number of at least 1"
-        )
-    if not isinstance(seed, (int, np.integer)) or seed < 0:
-        raise InputError(f"seed {seed} is not a whole number of at least 0")
-    if not tol > 0:
-        raise InputError(f"tolerance {tol} is not positive")
+    check_kind("game", game, Game)
+    check_choice("backend", backend, get_args(Backend))
+    if samples is not None:
+        samples = check_int("samples", samples, 1, MAX_TIMES)
+        if backend != "sampled":
+            raise InputError(f"samples {samples} need backend 'sampled', not {backend!r}")
+    seed, tol = check_seed(seed), check_real("tolerance", tol, above=0)
     surrogate = Surrogate(game, pi_l, k, backend, samples, seed)
     start = _start(game, pi_l, surrogate, tol, warm_start)
     values, action, sweeps, bound = surrogate.solve(start, tol)
@@ -439,13 +444,13 @@ def _start(
 ) -> FloatArray:
     """Return the values to start from, shape (M, S_g)."""
     if warm_start is not None:
-        given = np.asarray(
-            warm_start.value if isinstance(warm_start, GlobalSolution) else warm_start, np.float64
+        given = rewards(
+            "warm start",
+            warm_start.value if isinstance(warm_start, GlobalSolution) else warm_start,
+            2,
         )
-        if given.ndim != 2 or given.shape[0] != game.n_global or not np.isfinite(given).all():
-            raise InputError(
-                f"warm start has shape {given.shape}, not ({game.n_global}, M) with finite entries"
-            )
+        if given.shape[0] != game.n_global:
+            raise InputError(f"warm start has shape {given.shape}, not ({game.n_global}, M)")
         coarse = grid_size_of(given.shape[1], game.n_local)
         if coarse is None:
             raise InputError(

@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
+from kofn.controller.core._arguments import MAX_AGENTS, check_int, shown, whole_table
 from kofn.controller.core.errors import InputError
 
 if TYPE_CHECKING:
@@ -33,6 +34,12 @@ if TYPE_CHECKING:
 
 #: Largest grid that is built, in bytes of one value function with all its global states.
 MAX_BYTES = 256 * 2**20
+
+#: Most agents of a grid, however few their states.
+MAX_SIZE = 2**20
+
+#: Most states of a histogram that is ranked: the binomials grow with them.
+MAX_STATES = 1000
 
 #: Shares closer than this count as equal when a belief is rounded to the grid, so that the last
 #: bits of a sum never decide; ties go to the lower state.
@@ -46,14 +53,14 @@ def grid_points(size: int, n_states: int) -> int:
 
 def check_grid(size: int, n_states: int, n_global: int = 1) -> int:
     """Return M, or refuse a grid whose value function would not fit, before allocating it."""
-    if not isinstance(size, (int, np.integer)) or size < 1:
-        raise InputError(f"grid size {size} is not a whole number of at least 1")
-    points = grid_points(int(size), n_states)
+    size = check_int("grid size", size, 1, MAX_SIZE)
+    points = grid_points(size, n_states)
     needed = 8 * points * n_global
     if needed > MAX_BYTES:
         raise InputError(
-            f"a grid of {size} agents over {n_states} states has {points * n_global} states, "
-            f"and one value function takes {needed} bytes, above the limit of {MAX_BYTES}"
+            f"a grid of {size} agents over {n_states} states has {shown(points * n_global)} "
+            f"states, and one value function takes {shown(needed)} bytes, above the limit of "
+            f"{MAX_BYTES}"
         )
     return points
 
@@ -61,10 +68,11 @@ def check_grid(size: int, n_states: int, n_global: int = 1) -> int:
 @lru_cache(maxsize=64)
 def binomials(size: int, n_states: int) -> IntArray:
     """Return B[r, m] = binomial(r + m, m), shape (size + 1, n_states), read-only."""
-    values = [[math.comb(r + m, m) for m in range(n_states)] for r in range(size + 1)]
-    if values[-1][-1] > np.iinfo(np.int64).max:
+    if math.comb(size + n_states - 1, n_states - 1) > np.iinfo(np.int64).max:
         raise InputError(f"a grid of {size} agents over {n_states} states has too many points")
-    result = np.array(values, dtype=np.int64)
+    result = np.ones((size + 1, n_states), dtype=np.int64)
+    for m in range(1, n_states):
+        np.cumsum(result[:, m - 1], out=result[:, m])
     result.setflags(write=False)
     return result
 
@@ -127,17 +135,11 @@ def histogram_rank(counts: npt.ArrayLike) -> int:
     counts : array of shape (S,)
         Non-negative whole numbers; their sum is the grid's size.
     """
-    c = np.asarray(counts)
-    if c.ndim != 1 or c.size == 0:
-        raise InputError(f"a histogram has one axis of states, not shape {c.shape}")
-    if (
-        not np.issubdtype(c.dtype, np.number)
-        or not np.all(np.isfinite(c))
-        or np.any(c != c.round())
-    ):
-        raise InputError(f"histogram {c.tolist()} does not hold whole numbers")
-    if np.any(c < 0):
-        raise InputError(f"histogram {c.tolist()} has a negative count")
+    c = whole_table("histogram", counts, 1)
+    if c.size > MAX_STATES:
+        raise InputError(f"histogram has {c.size} states, above the limit of {MAX_STATES}")
+    if c.max() > MAX_AGENTS:
+        raise InputError(f"histogram counts {c.max()} agents, above the limit of {MAX_AGENTS}")
     left = sum(int(x) for x in c)
     index = 0
     for m, x in zip(range(c.size - 1, 0, -1), c, strict=False):

@@ -39,13 +39,15 @@ from typing import TYPE_CHECKING, Literal, get_args
 import numpy as np
 import numpy.typing as npt
 
+from kofn.controller.core._arguments import check_choice, check_kind, check_real
 from kofn.controller.core.chained import chain_learn, check_chain, realised_value
 from kofn.controller.core.errors import InputError
+from kofn.controller.core.game import Game
 from kofn.controller.core.grid import all_counts
-from kofn.controller.core.team import check_action, check_positive, improve_team
+from kofn.controller.core.team import check_action, improve_team
 
 if TYPE_CHECKING:
-    from kofn.controller.core.game import FloatArray, Game
+    from kofn.controller.core.game import FloatArray
 
 Objective = Literal["team", "selfish", "chain"]
 MeanField = Literal["stationary", "released"]
@@ -91,15 +93,17 @@ def l_learn(
         The others, as a selfish agent sees them: the stationary law of the pair, or that of the
         released code, which takes the global state as uniform.
     """
-    _check_known("objective", objective, get_args(Objective))
-    _check_known("mean field", mean_field, get_args(MeanField))
+    check_kind("game", game, Game)
+    check_choice("objective", objective, get_args(Objective))
+    check_choice("mean field", mean_field, get_args(MeanField))
     if objective == "chain":
         check_chain(game, k)
     action = check_action(game, pi_g, k)
+    k = int(k)
     policy = game.local_policy(pi_l)
     if objective == "selfish":
         if softmax is not None and not (isinstance(softmax, str) and softmax == "released"):
-            check_positive("softmax temperature", softmax)
+            softmax = check_real("softmax temperature", softmax, above=0)
         kernel = released_kernel if mean_field == "released" else effective_kernel
         return selfish_response(game, kernel(game, action, policy, k), softmax)
     if softmax is not None:
@@ -111,13 +115,6 @@ def l_learn(
         kept = solved.realised < realised_value(game, action, policy, k)
         return policy if kept else solved.pi_l
     return improve_team(game, action, policy, k)
-
-
-def _check_known(name: str, value: object, known: tuple[str, ...]) -> None:
-    if not isinstance(value, str):
-        raise InputError(f"{name} is a {type(value).__name__}, not one of {', '.join(known)}")
-    if value not in known:
-        raise InputError(f"unknown {name} {value!r}; known are {', '.join(known)}")
 
 
 def stationary(kernel: FloatArray) -> FloatArray:

@@ -23,11 +23,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from kofn.controller.core._arguments import array_of, check_whole_table, rewards
 from kofn.controller.core.errors import InputError
-from kofn.controller.core.game import FloatArray, IntArray, table
 
 if TYPE_CHECKING:
     import numpy.typing as npt
+
+    from kofn.controller.core.game import FloatArray, IntArray
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -98,26 +100,21 @@ class GlobalTransitions:
         _keep(self, ("s_g", "a_g", "s_g_next"))
 
 
-def check_whole_table(name: str, array: FloatArray) -> None:
-    """Refuse a table with an entry that is no whole number of at least 0, by its index."""
-    bad = (array != np.floor(array)) | (array < 0) | (array >= 2**53)
-    if bad.any():
-        index = tuple(int(i) for i in np.argwhere(bad)[0])
-        where = ", ".join(map(str, index))
-        raise InputError(f"{name}[{where}] is {array[index]:g}, not a whole number of at least 0")
-
-
 def _keep(record: LocalTransitions | GlobalTransitions, integers: tuple[str, ...]) -> None:
     """Replace the arrays of a record by checked read-only ones of one length."""
     kind = "local" if isinstance(record, LocalTransitions) else "global"
     size = None
     for name in (*integers, "reward"):
         given = getattr(record, name)
-        if given is None:
+        needed = name in {"s_g", "s_l", "a_l", "s_l_next", "a_g"} or (
+            name == "s_g_next" and kind == "global"
+        )
+        if given is None and not needed:
             continue
         label = f"{kind} transitions: {name}"
         # An empty log is legal and teaches nothing.
-        array = np.zeros(0) if np.shape(given) == (0,) else table(label, given, 1)
+        empty = array_of(label, given).shape == (0,)
+        array = np.zeros(0) if empty else rewards(label, given, 1)
         if name != "reward":
             check_whole_table(label, array)
         size = len(array) if size is None else size

@@ -38,18 +38,31 @@ import numpy as np
 import numpy.typing as npt
 
 from kofn.controller.core import _mean_field_kernels as kernels
+from kofn.controller.core._arguments import (
+    MAX_TIMES,
+    check_int,
+    check_kind,
+    check_real,
+    check_seed,
+    distribution,
+    index_array,
+    weights_table,
+)
 from kofn.controller.core._jit import parallel_map
 from kofn.controller.core.errors import InputError
-from kofn.controller.core.game import distribution
+from kofn.controller.core.game import Game
 from kofn.controller.core.grid import all_counts, check_grid
 
 if TYPE_CHECKING:
-    from kofn.controller.core.game import FloatArray, Game, IntArray
+    from kofn.controller.core.game import FloatArray, IntArray
 
 #: Points, most sweeps, and the rise per sweep (relative to the value) that ends them.
 DEFAULT_POINTS = 6000
 DEFAULT_SWEEPS = 80
 DEFAULT_TOL = 1e-4
+
+#: Most points: what is played to meet them is held at once.
+MAX_POINTS = 10**6
 
 #: Sweeps in a row that must rise by less: one of them may have been unlucky with its points.
 _CALM = 3
@@ -84,7 +97,7 @@ class MeanFieldSolution:
     sweeps: int
     value: float
 
-    def decide(self, s_g: IntArray, fields: FloatArray) -> IntArray:
+    def decide(self, s_g: npt.ArrayLike, fields: npt.ArrayLike) -> IntArray:
         """Return the first action of the best plan.
 
         Parameters
@@ -93,19 +106,30 @@ class MeanFieldSolution:
         fields : array, shape (E, S_l)
             Shares, or weights of any total, of the fleet.
         """
+        s_g, fields = self._checked(s_g, fields)
         chosen = np.empty(len(s_g), dtype=np.int64)
         for s in np.unique(s_g):
             here = s_g == s
             chosen[here] = self.actions[s][(fields[here] @ self.plans[s]).argmax(axis=1)]
         return chosen
 
-    def values(self, s_g: IntArray, fields: FloatArray) -> FloatArray:
+    def values(self, s_g: npt.ArrayLike, fields: npt.ArrayLike) -> FloatArray:
         """Return V, shape (E,), at global states (E,) and shares (E, S_l)."""
+        s_g, fields = self._checked(s_g, fields)
         result = np.empty(len(s_g))
         for s in np.unique(s_g):
             here = s_g == s
             result[here] = (fields[here] @ self.plans[s]).max(axis=1)
         return result
+
+    def _checked(self, s_g: npt.ArrayLike, fields: npt.ArrayLike) -> tuple[IntArray, FloatArray]:
+        weights = weights_table("fields", fields, 2)
+        states = index_array("s_g", s_g, weights.shape[:1], len(self.plans))
+        if weights.shape[1] != len(self.plans[0]):
+            raise InputError(
+                f"fields have {weights.shape[1]} local states, but the plans {len(self.plans[0])}"
+            )
+        return states, weights
 
     def table(self, grid: int) -> npt.NDArray[np.int32]:
         """Return the action at each point of a histogram grid, shape (S_g, M), for a `Policy`."""
@@ -144,8 +168,10 @@ def mean_field_learn(
     seed : int
         Of the points and the order of backups.
     """
-    if points < 1 or sweeps < 1:
-        raise InputError(f"points {points} and sweeps {sweeps} must be at least 1")
+    check_kind("game", game, Game)
+    points = check_int("points", points, 1, MAX_POINTS)
+    sweeps = check_int("sweeps", sweeps, 1, MAX_TIMES)
+    tol, seed = check_real("tolerance", tol, least=0), check_seed(seed)
     P_pi, r_pi = game.marginals(pi_l)
     rng = np.random.default_rng(seed)
     starts = _draw_fields(game, rng) if fields is None else distribution("fields", fields, 2)

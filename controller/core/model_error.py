@@ -61,8 +61,18 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from kofn.controller.core._arguments import (
+    MAX_TIMES,
+    check_int,
+    check_kind,
+    check_poll,
+    first,
+    index_text,
+    table,
+)
 from kofn.controller.core.errors import InputError
-from kofn.controller.core.game import FloatArray, Game, table
+from kofn.controller.core.game import FloatArray, Game
+from kofn.controller.core.policy import check_policy
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -143,7 +153,10 @@ def policy_envelope(
     memory : "auto", "none" or number
         As for `rollout`.
     """
+    check_policy(policy, game)
     tv_g, tv_l = _errors(game, l1_g, l1_l)
+    k, n = check_poll(k, n)
+    horizon = None if horizon is None else check_int("horizon", horizon, 1, MAX_TIMES)
     policy = policy.in_play(k, memory)
     pi = policy.pi_l
     P_pi, r_pi = game.marginals(pi)
@@ -196,7 +209,9 @@ def optimistic_game(
         The local policy that everybody follows, for bounds on the dispatcher alone
         (`global_bound`); None for bounds on all policies (`team_bound`).
     """
+    check_kind("game", game, Game)
     tv_g, tv_l = _errors(game, l1_g, l1_l)
+    horizon = None if horizon is None else check_int("horizon", horizon, 1, MAX_TIMES)
     if pi_l is None:
         # Axis of local actions first: only rows of one action are compared.
         P, r, tv = (np.moveaxis(x, 2, 0) for x in (game.P_l, game.r_l, tv_l))
@@ -299,12 +314,10 @@ def _errors(game: Game, l1_g: npt.ArrayLike, l1_l: npt.ArrayLike) -> tuple[Float
     """Return checked total variations, shapes (S_g, A_g) and (S_g, S_l, A_l)."""
     found = []
     for name, given, shape in (("l1_g", l1_g, game.r_g.shape), ("l1_l", l1_l, game.r_l.shape)):
-        array = table(name, given, len(shape))
-        if array.shape != shape:
-            raise InputError(f"{name} has shape {array.shape}, but the game asks for {shape}")
+        array = table(name, given, len(shape), shape)
         if (bad := (array < 0) | (array > 2)).any():
-            index = tuple(int(i) for i in np.argwhere(bad)[0])
-            where = ", ".join(map(str, index))
+            index = first(bad)
+            where = index_text(index)
             raise InputError(f"{name}[{where}] is {array[index]:g}, not an L1 distance (0 to 2)")
         found.append(array / 2)
     return found[0], found[1]

@@ -33,20 +33,29 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-import math
 import secrets
 import zipfile
 import zlib
 from functools import cached_property
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
+from kofn.controller.core._arguments import (
+    MAX_AGENTS,
+    array_of,
+    check_int,
+    check_kind,
+    check_mapping,
+    check_path,
+    check_real,
+    shown,
+    weights_table,
+)
 from kofn.controller.core.belief import Belief, starting_weights
 from kofn.controller.core.errors import InputError
-from kofn.controller.core.game import FloatArray, Game, InitialLaw, table
+from kofn.controller.core.game import FloatArray, Game, InitialLaw
 from kofn.controller.core.grid import check_grid, project, rank
 
 if TYPE_CHECKING:
@@ -109,8 +118,9 @@ class Policy:
         provenance: Mapping[str, object] | None = None,
         bare: Policy | None = None,
     ) -> None:
+        check_kind("game", game, Game)
         points = check_grid(grid, game.n_local, game.n_global)
-        raw = np.asarray(action)
+        raw = array_of("action", action)
         if raw.shape != (game.n_global, points):
             raise InputError(
                 f"action has shape {raw.shape}, but grid {grid} asks for {(game.n_global, points)}"
@@ -120,18 +130,12 @@ class Policy:
         if raw.min() < 0 or raw.max() >= game.n_global_actions:
             bad = int(raw.min() if raw.min() < 0 else raw.max())
             raise InputError(f"action {bad} is not one of the {game.n_global_actions} of the game")
-        if memory is not None:
-            _check_memory(memory)
-        pseudo = (
-            np.zeros((game.n_global, game.n_local)) if prior is None else table("prior", prior, 2)
-        )
-        if pseudo.shape != (game.n_global, game.n_local) or pseudo.min() < 0:
-            raise InputError(
-                f"prior has shape {pseudo.shape} and minimum {pseudo.min():g}, but must be "
-                f"non-negative of shape {(game.n_global, game.n_local)}"
-            )
+        cap = None if memory is None else check_real("memory", memory, least=1)
+        shape = (game.n_global, game.n_local)
+        pseudo = np.zeros(shape) if prior is None else weights_table("prior", prior, 2, shape)
+        check_mapping("provenance", provenance)
         if bare is not None:
-            bare.check_game(game)
+            check_kind("bare", bare, Policy).check_game(game)
             if bare.bare is not None or bare.memory is not None:
                 raise InputError("the pair for bare polls has a memory or such a pair of its own")
         self.game = game
@@ -143,12 +147,13 @@ class Policy:
         self.action.setflags(write=False)
         self.pi_l: FloatArray = game.local_policy(pi_l)
         self.pi_l.setflags(write=False)
-        self.memory: float | None = None if memory is None else float(memory)
+        self.memory: float | None = cap
         self.provenance: dict[str, object] = dict(provenance or {})
 
     @classmethod
     def uniform(cls, game: Game, k: int) -> Policy:
         """Return the policy whose local agents act uniformly at random; its table is all zero."""
+        check_kind("game", game, Game)
         action = np.zeros((game.n_global, check_grid(k, game.n_local, game.n_global)), np.int32)
         return cls(game, k, action, game.uniform_local_policy(), provenance={"kind": "uniform"})
 
@@ -164,7 +169,8 @@ class Policy:
         remembered : bool
             Whether the weights hold more than one poll, see `remembers`; the prior is left out.
         """
-        known = np.asarray(weights, dtype=np.float64)
+        s_g = check_int("s_g", s_g, 0, len(self.prior) - 1)
+        known = weights_table("weights", weights, 1, self.prior.shape[1:])
         if not remembered:
             prior = self.prior[s_g]
             size = prior.sum()
@@ -200,18 +206,23 @@ class Policy:
             The policy's own memory, none (the cap is k), or a number of agents, at least 1. A cap
             below k, the size of one poll, means none.
         """
-        chosen: float | str | None = self.memory if memory == "auto" else memory
-        if chosen is None or chosen == "none":
-            return float(k)
-        try:
-            cap = float(chosen)
-        except (TypeError, ValueError):
-            raise InputError(f"memory is {chosen!r}, not 'auto', 'none' or a number") from None
-        return max(_check_memory(cap), float(k))
+        automatic = isinstance(memory, str) and memory == "auto"
+        chosen: float | str | None = self.memory if automatic else memory
+        polled = float(check_int("poll size", k, 1, MAX_AGENTS))
+        if chosen is None or (isinstance(chosen, str) and chosen == "none"):
+            return polled
+        if isinstance(chosen, str):  # a number as the command line has it
+            try:
+                chosen = float(chosen)
+            except ValueError:
+                raise InputError(
+                    f"memory {shown(chosen)} is not 'auto', 'none' or a number"
+                ) from None
+        return max(check_real("memory", chosen, least=1), polled)
 
     def check_game(self, game: Game) -> None:
         """Raise InputError unless the policy was made for exactly this game."""
-        if self.game.sha256 != game.sha256:
+        if self.game.sha256 != check_kind("game", game, Game).sha256:
             raise InputError(
                 f"the policy was made for game {_label(self.game)}, not for {_label(game)}"
             )
@@ -328,7 +339,7 @@ class Policy:
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the policy to a file, completely or not at all."""
-        target = Path(path)
+        target = check_path("path of the policy", path)
         temporary = target.with_name(f".{target.name}.{secrets.token_hex(4)}.tmp")
         try:
             temporary.write_bytes(self.to_bytes())
@@ -341,16 +352,18 @@ class Policy:
     def load(cls, path: str | os.PathLike[str]) -> Policy:
         """Read a policy file; any damage is an InputError of one sentence."""
         try:
-            data = Path(path).read_bytes()
+            data = check_path("path of the policy", path).read_bytes()
         except OSError as error:
             raise InputError(f"cannot read policy {path}: {error.strerror}") from None
         return cls.from_bytes(data, source=str(path))
 
 
-def _check_memory(memory: float) -> float:
-    if not (math.isfinite(memory) and memory >= 1):
-        raise InputError(f"memory {memory} is not a number of agents of at least 1")
-    return memory
+def check_policy(policy: Policy, game: Game, *, same: bool = False) -> None:
+    """Refuse what is no policy for a game of this shape, or for exactly this game."""
+    check_kind("game", game, Game)
+    check_kind("policy", policy, Policy)
+    if same or not policy.game.same_shape(game):
+        policy.check_game(game)
 
 
 def _label(game: Game) -> str:

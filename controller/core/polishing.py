@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from kofn.controller.core._arguments import MAX_TIMES, check_callable, check_int
 from kofn.controller.core.deployment import (
     LOOK,
     Deployment,
@@ -29,9 +30,8 @@ from kofn.controller.core.deployment import (
     check_play,
     gain,
 )
-from kofn.controller.core.errors import InputError
 from kofn.controller.core.global_learner import g_learn
-from kofn.controller.core.policy import Policy
+from kofn.controller.core.policy import Policy, check_policy
 from kofn.controller.core.tuning import best_memory, best_prior
 
 if TYPE_CHECKING:
@@ -115,9 +115,9 @@ def polish(
     progress : callable, optional
         Told about each entry.
     """
-    if not isinstance(passes, (int, np.integer)) or passes < 1:
-        raise InputError(f"passes {passes} is not a whole number of at least 1")
-    policy.check_game(game)
+    passes = check_int("passes", passes, 1, MAX_TIMES)
+    check_policy(policy, game, same=True)
+    check_callable("progress", progress)
     began = time.perf_counter()
     check_play(play)
     deployment = Deployment(game, n, k, seed)

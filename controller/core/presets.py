@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
+from kofn.controller.core._arguments import check_int, check_real, shown
 from kofn.controller.core.errors import InputError
 from kofn.controller.core.game import FloatArray, Game, InitialLaw
 
@@ -32,6 +33,9 @@ if TYPE_CHECKING:
 
 #: Local actions of the ring: stay, one zone on, one zone back.
 MOVES = (0, 1, -1)
+
+#: Most zones of an arena or a grid: a table of the kernel grows with their third power.
+MAX_ZONES = 200
 
 #: Reward that a move costs a robot of the arena, whether it arrives or not.
 MOVE_COST = 0.2
@@ -120,8 +124,7 @@ def arena(
     horizon : int
         Steps of an episode.
     """
-    if zones < 3:
-        raise InputError(f"an arena of {zones} zones is no ring: it takes at least 3")
+    zones = check_int("zones", zones, 3, MAX_ZONES)
     _probabilities(
         move_success=move_success,
         stay_success=stay_success,
@@ -159,9 +162,9 @@ def grid(
     columns, rows : int
         Cells, at least two in all; each is a target.
     """
-    zones = columns * rows
-    if columns < 1 or rows < 1 or zones < 2:
-        raise InputError(f"a grid of {columns} columns and {rows} rows: it takes at least 2 cells")
+    columns = check_int("columns", columns, 1, MAX_ZONES)
+    rows = check_int("rows", rows, 1, MAX_ZONES)
+    zones = check_int("cells in all, columns times rows,", columns * rows, 2, MAX_ZONES)
     _probabilities(
         move_success=move_success,
         stay_success=stay_success,
@@ -199,8 +202,7 @@ def grid(
 
 def _probabilities(**values: float) -> None:
     for name, value in values.items():
-        if not 0 <= value <= 1:
-            raise InputError(f"{name} is {value}, not a probability")
+        check_real(name, value, least=0, most=1)
 
 
 PRESETS: dict[str, Callable[[], Game]] = {
@@ -242,6 +244,8 @@ def load_game(source: str | os.PathLike[str]) -> Game:
         s_g = [0.5, 0.5]
         s_l = [0.5, 0.5]               # or alpha = 0.3 for a Dirichlet draw
     """
+    if not isinstance(source, (str, os.PathLike)):
+        raise InputError(f"game {shown(source)} is neither a name nor a path")
     text = os.fspath(source)
     if text in PRESETS:
         return PRESETS[text]()
@@ -281,8 +285,6 @@ def _from_toml(path: Path) -> Game:
         raise InputError(f"{path}: initial is not a table")
     _unknown(path, initial, _INITIAL_KEYS, "initial.")
     alpha = initial.get("alpha")
-    if alpha is not None and not isinstance(alpha, (int, float)):
-        raise InputError(f"{path}: initial.alpha is {alpha!r}, not a number")
     try:
         return Game(
             content["P_g"],

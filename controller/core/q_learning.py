@@ -39,14 +39,24 @@ import numpy as np
 import numpy.typing as npt
 
 from kofn.controller.core import _q_kernels as kernels
+from kofn.controller.core._arguments import (
+    MAX_TIMES,
+    check_choice,
+    check_int,
+    check_kind,
+    check_real,
+    check_seed,
+    shown,
+)
 from kofn.controller.core._jit import parallel_map, thread_count
 from kofn.controller.core.errors import InputError
+from kofn.controller.core.game import Game
 from kofn.controller.core.grid import MAX_BYTES, all_counts, binomials, check_grid
 from kofn.controller.core.rollouts import resolve_horizon
 from kofn.controller.core.transitions import Transitions, encode
 
 if TYPE_CHECKING:
-    from kofn.controller.core.game import FloatArray, Game, IntArray
+    from kofn.controller.core.game import FloatArray, IntArray
 
 Exploration = Literal["uniform", "epsilon-greedy"]
 StepSize = float | Callable[[npt.NDArray[np.int64]], npt.ArrayLike]
@@ -142,37 +152,39 @@ def q_learn(
     seed : int
         Same seed, same result, on any number of threads.
     """
+    check_kind("game", game, Game)
     points = check_grid(k, game.n_local, game.n_global)
     k = int(k)
     shape = (game.n_global, points, game.n_global_actions)
     _check_memory(shape)
-    if exploration not in get_args(Exploration):
-        raise InputError(
-            f"unknown exploration {exploration!r}; known are {', '.join(get_args(Exploration))}"
-        )
+    check_choice("exploration", exploration, get_args(Exploration))
     plays = exploration == "epsilon-greedy"
+    if transitions is not None:
+        check_kind("transitions", transitions, Transitions)
     _check_fit(transitions, samples, passes, plays, epsilon, horizon)
-    seed = _whole("seed", seed, 0, 2**63 - 1)
+    seed = check_seed(seed)
     before = _resolve_start(start, shape, k)
     q, visits = before.q.reshape(-1, shape[2]), before.visits.reshape(-1, shape[2])
     most = int(visits.max())
     seen_only = transitions is not None
     if transitions is None:
-        drawn = updates = _whole(
+        drawn = updates = check_int(
             "samples", DEFAULT_SAMPLES if samples is None else samples, 1, 10**15
         )
         steps = _step_table(step_size, most + (drawn if plays else -(-drawn // visits.size)))
         sampler = _Sampler(game, pi_l, k, seed)
         if plays:
-            share = _share("epsilon", DEFAULT_EPSILON if epsilon is None else epsilon)
-            episode = None if horizon is None else _whole("horizon", horizon, 1, 10**9)
+            share = check_real(
+                "epsilon", DEFAULT_EPSILON if epsilon is None else epsilon, least=0, most=1
+            )
+            episode = None if horizon is None else check_int("horizon", horizon, 1, MAX_TIMES)
             sampler.play(drawn, before.updates, share, episode, steps, q, visits)
         else:
             sampler.cover(drawn, before.updates, steps, q, visits)
     else:
         if pi_l is not None:
             game.local_policy(pi_l)
-        times = _whole("passes", 1 if passes is None else passes, 1, 10**9)
+        times = check_int("passes", 1 if passes is None else passes, 1, MAX_TIMES)
         pairs, cells = encode(transitions, game, k)
         steps = _step_table(step_size, most + int(np.bincount(pairs).max()) * times)
         reward = np.array(transitions.reward)  # writable, or numba compiles a second version
@@ -291,7 +303,7 @@ def _resolve_start(start: QSolution | float, shape: tuple[int, int, int], k: int
     """Return fresh tables to learn in; the value and the action are still to be filled."""
     value, action = np.empty(shape[:2]), np.empty(shape[:2], np.int32)
     if not isinstance(start, QSolution):
-        q = np.full(shape, _number("start", start))
+        q = np.full(shape, check_real("start", start))
         return QSolution(q, value, action, np.zeros(shape, np.int64), 0, 0, k)
     if start.q.shape != shape or start.k != k:
         raise InputError(
@@ -307,6 +319,7 @@ def _step_table(step_size: StepSize | None, longest: int) -> FloatArray:
     if step_size is None:
         return np.empty(0)
     if not callable(step_size):
+        step_size = check_real("step_size", step_size, above=0, most=1)
         longest = 1
     elif 8 * longest > MAX_BYTES:
         raise InputError(
@@ -348,38 +361,8 @@ def _check_fit(
     """Refuse settings that would be ignored."""
     if transitions is None:
         if passes is not None:
-            raise InputError(f"passes {passes} need transitions to replay")
-    elif not isinstance(transitions, Transitions):
-        raise InputError(f"transitions are a {type(transitions).__name__}, not Transitions")
+            raise InputError(f"passes {shown(passes)} need transitions to replay")
     elif samples is not None or plays:
         raise InputError("samples and exploration are for the sampler, not for transitions")
     if not plays and (epsilon is not None or horizon is not None):
         raise InputError("epsilon and horizon need exploration 'epsilon-greedy'")
-
-
-def _number(name: str, value: object) -> float:
-    if isinstance(value, (int, float, np.integer, np.floating)):
-        try:
-            number = float(value)
-        except OverflowError:
-            number = math.inf
-        if math.isfinite(number):
-            return number
-    raise InputError(f"{name} is {value!r}, not a finite number")
-
-
-def _share(name: str, value: object) -> float:
-    share = _number(name, value)
-    if not 0 <= share <= 1:
-        raise InputError(f"{name} is {share:g}, but must be between 0 and 1")
-    return share
-
-
-def _whole(name: str, value: object, low: int, high: int) -> int:
-    real = isinstance(value, (float, np.floating)) and float(value).is_integer()
-    if isinstance(value, bool) or not (real or isinstance(value, (int, np.integer))):
-        raise InputError(f"{name} is {value!r}, not a whole number")
-    number: int = int(value)  # type: ignore[call-overload]
-    if not low <= number <= high:
-        raise InputError(f"{name} is {number}, but must be between {low} and {high}")
-    return number

@@ -23,19 +23,15 @@ Reference: the code released with Anand & Karmarkar 2026, arXiv 2603.03759.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
 
 import numpy as np
 
-from kofn.controller.core.errors import InputError
+from kofn.controller.core._arguments import MAX_SEED, MAX_TIMES, check_int, check_kind, check_poll
+from kofn.controller.core.game import Game
 from kofn.controller.core.global_learner import g_learn
 from kofn.controller.core.local_learner import l_learn
 from kofn.controller.core.policy import Policy
 from kofn.controller.core.rollouts import rollout
-from kofn.controller.core.team import check_whole
-
-if TYPE_CHECKING:
-    from kofn.controller.core.game import Game
 
 #: Rounds, episodes and steps of a judgement, and what counts as a difference, in the code.
 _ROUNDS, _EPISODES, _STEPS, _SHARE = 5, 20, 30, 0.01
@@ -72,10 +68,10 @@ def released_marl(
     seed : int
         Of the judging episodes; round r plays those of seed + r.
     """
-    k, n = check_whole("poll size", k), check_whole("fleet size", n)
-    rounds, seed = check_whole("rounds", rounds), check_whole("seed", seed, 0)
-    if k > n:
-        raise InputError(f"poll size {k} exceeds fleet size {n}")
+    check_kind("game", game, Game)
+    k, n = check_poll(k, n)
+    rounds = check_int("rounds", rounds, 1, MAX_TIMES)
+    seed = check_int("seed", seed, 0, MAX_SEED - rounds)
     scale = float(np.ptp(game.r_l) + np.ptp(game.r_g) + 1e-300) / (1 - game.gamma)
     model = replace(game, local_sees="current")
     pi_l = game.uniform_local_policy()

@@ -30,12 +30,21 @@ import numpy as np
 import numpy.typing as npt
 
 from kofn.controller.core import _rollout_kernels as kernels
+from kofn.controller.core._arguments import (
+    MAX_TIMES,
+    check_flag,
+    check_int,
+    check_poll,
+    check_real,
+    check_seed,
+)
 from kofn.controller.core._earnings import earnings
 from kofn.controller.core._jit import parallel_map, thread_count
 from kofn.controller.core._multinomials import prepare
 from kofn.controller.core._pooling import pool
 from kofn.controller.core.errors import InputError
 from kofn.controller.core.grid import binomials
+from kofn.controller.core.policy import check_policy
 
 if TYPE_CHECKING:
     from kofn.controller.core.game import FloatArray, Game, IntArray
@@ -44,7 +53,9 @@ if TYPE_CHECKING:
 #: An endless game is cut where the rest weighs less than this.
 _TAIL = 1e-4
 
-MAX_AGENTS = 10**12
+#: Largest memory of returns and records, in bytes.
+MAX_BYTES = 4 * 2**30
+
 MAX_STATES = 62  # bits of a word in the projection
 
 
@@ -119,8 +130,7 @@ class Rollouts:
             Probability with which it covers the expectation, by the normal approximation; use
             some hundred rollouts.
         """
-        if not 0 < level < 1:
-            raise InputError(f"confidence level {level} is not between 0 and 1")
+        level = check_real("confidence level", level, above=0, below=1)
         if self.returns.size < 2:
             raise InputError("a confidence interval takes at least 2 rollouts, not 1")
         margin = NormalDist().inv_cdf((1 + level) / 2) * self.stderr
@@ -132,24 +142,23 @@ class Rollouts:
         return float(self.mode_accuracies.mean())
 
 
-def _whole(name: str, value: object, low: int, high: int) -> int:
-    # A bool is an int in Python, but nobody means True agents.
-    if isinstance(value, bool) or not isinstance(value, (int, float, np.integer, np.floating)):
-        raise InputError(f"{name} is {value!r}, not a number")
-    if not math.isfinite(value) or int(value) != value:
-        raise InputError(f"{name} is {value}, not a whole number")
-    if not low <= value <= high:
-        raise InputError(f"{name} is {value}, but must be between {low} and {high}")
-    return int(value)
-
-
 def resolve_horizon(game: Game, horizon: int | None) -> int:
     """Return the steps of an episode: given, the game's, or until the discounted tail is 1e-4."""
     if horizon is None:
         horizon = game.horizon
     if horizon is None:
         return 1 if game.gamma == 0 else max(1, math.ceil(math.log(_TAIL) / math.log(game.gamma)))
-    return _whole("horizon", horizon, 1, 10**9)
+    return check_int("horizon", horizon, 1, MAX_TIMES)
+
+
+def _check_memory(rollouts: int, recorded: int, n_local: int) -> None:
+    """Refuse episodes whose returns and records do not fit, before anything is allocated."""
+    needed = rollouts * (16 + recorded * (33 + 16 * n_local))
+    if needed > MAX_BYTES:
+        what = f" with a record of {recorded} steps" if recorded else ""
+        raise InputError(
+            f"rollouts {rollouts}{what} take {needed} bytes, above the limit of {MAX_BYTES}"
+        )
 
 
 def _mean_kernels(game: Game, pi_l: FloatArray, act_first: bool) -> FloatArray:
@@ -206,14 +215,13 @@ def rollout(
         For games with `local_sees="next"`: agents choose their actions by s_g(t), then move under
         s_g(t+1), as in the episodes of the paper's released code.
     """
-    k = _whole("poll size", k, 1, MAX_AGENTS)
-    n = _whole("fleet size", n, 1, MAX_AGENTS)
-    if k > n:
-        raise InputError(f"poll size {k} exceeds fleet size {n}")
-    rollouts = _whole("rollouts", rollouts, 1, 10**9)
+    check_policy(policy, game)
+    k, n = check_poll(k, n)
+    rollouts = check_int("rollouts", rollouts, 1, MAX_TIMES)
+    seed = check_seed(seed)
+    record, act_first = check_flag("record", record), check_flag("act_first", act_first)
     steps = resolve_horizon(game, horizon)
-    if (policy.game.P_l.shape, policy.game.P_g.shape) != (game.P_l.shape, game.P_g.shape):
-        policy.check_game(game)
+    _check_memory(rollouts, steps if record else 0, game.n_local)
     if game.n_local > MAX_STATES:
         raise InputError(f"{game.n_local} local states exceed the limit of {MAX_STATES}")
     if act_first and game.local_sees != "next":
@@ -221,10 +229,7 @@ def rollout(
     policy = policy.in_play(k, memory)
     cap = policy.memory_cap(k, memory)
     law_g, law_l = game.initial.resolve(game.n_global, game.n_local)
-    seed_bits = int(
-        np.random.SeedSequence(_whole("seed", seed, 0, 2**63 - 1)).generate_state(1, np.uint64)[0]
-        >> 1
-    )
+    seed_bits = int(np.random.SeedSequence(seed).generate_state(1, np.uint64)[0] >> 1)
 
     shape = (rollouts, steps) if record else (0, 0)
     records = Records(

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
+from kofn.controller.core._arguments import check_seed, shown
 from kofn.controller.core.errors import InputError
 
 if TYPE_CHECKING:
@@ -74,9 +75,14 @@ def generators(seed: int, number: int) -> list[np.random.Generator]:
 
 def spawn(seed: int, number: int) -> list[np.random.SeedSequence]:
     """Return independent seeds from one of the user's."""
-    if not isinstance(seed, (int, np.integer)) or seed < 0:
-        raise InputError(f"seed {seed} is not a whole number of at least 0")
-    return np.random.SeedSequence(int(seed)).spawn(number)
+    return np.random.SeedSequence(check_seed(seed)).spawn(number)
+
+
+def check_methods(name: str, value: object, methods: tuple[str, ...]) -> None:
+    """Refuse an object that lacks one of the methods that make it what it is to be."""
+    for method in methods:
+        if not callable(getattr(value, method, None)):
+            raise InputError(f"{name} {shown(value)} has no method {method!r}")
 
 
 def _parts(call: str, result: object, number: int) -> tuple[FloatArray, ...]:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
+from kofn.controller.core._arguments import check_kind, check_mapping
 from kofn.controller.core.errors import InputError
 from kofn.controller.core.grid import check_grid
 from kofn.controller.core.local_learner import l_learn
@@ -54,8 +55,10 @@ def given_policies(
 ) -> dict[str, FloatArray]:
     """Return a user's starts as checked local policies, by name; a `Policy` gives its own."""
     result: dict[str, FloatArray] = {}
+    check_mapping("starts", starts)
     for name, start in (starts or {}).items():
         try:
+            check_kind("its name", name, str)
             if isinstance(start, Policy):
                 start.check_game(game)
             result[name] = game.local_policy(start.pi_l if isinstance(start, Policy) else start)

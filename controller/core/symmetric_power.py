@@ -41,19 +41,21 @@ import math
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import permutations
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
 
 from kofn.controller.core import _power_kernels as kernels
+from kofn.controller.core._arguments import array_of, check_choice, check_seed, distribution, table
 from kofn.controller.core.errors import InputError
-from kofn.controller.core.game import FloatArray, IntArray, distribution
 from kofn.controller.core.grid import all_counts, binomials, check_grid, grid_points, rank
 from kofn.controller.core.successors import sample_successors
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from kofn.controller.core.game import FloatArray, IntArray
 
 Method = Literal["factored", "convolution", "sampled"]
 
@@ -327,8 +329,11 @@ class SymmetricPower:
         self.P = distribution("P", P, 2)
         if self.P.shape[0] != self.P.shape[1]:
             raise InputError(f"P has shape {self.P.shape}, but must be square")
-        self.size, self.n_states, self._seed = int(size), len(self.P), seed
+        self.n_states, self._seed = len(self.P), check_seed(seed)
         self.n_points = check_grid(size, self.n_states)
+        self.size = int(size)
+        if method is not None:
+            check_choice("method", method, get_args(Method))
         self.growth, self.check_error = 1.0, 0.0
         self.method: Method = method or "factored"
         self._successors: npt.NDArray[np.int32] | None = None
@@ -358,12 +363,12 @@ class SymmetricPower:
 
     def apply(self, values: npt.ArrayLike) -> FloatArray:
         """Return W f for functions on the grid, shape (M,) or (M, B)."""
-        f = np.array(values, dtype=np.float64, order="C")
-        if f.shape[0] != self.n_points or f.ndim > 2:
+        f = array_of("functions", values)
+        if f.shape[:1] != (self.n_points,) or f.ndim > 2:
             raise InputError(
                 f"functions have shape {f.shape}, but the grid asks for ({self.n_points}, B)"
             )
-        flat = f.reshape(self.n_points, -1)
+        flat = table("functions", f, f.ndim).reshape(self.n_points, -1)
         self.apply_in_place(flat)
         return flat.reshape(f.shape)
 

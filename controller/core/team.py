@@ -8,19 +8,20 @@ operator had to fall back to sampling, so does the occupancy; it only decides wh
 
 from __future__ import annotations
 
-import math
 from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
+from kofn.controller.core._arguments import array_of, check_kind
 from kofn.controller.core.errors import InputError
+from kofn.controller.core.game import Game
 from kofn.controller.core.global_learner import Surrogate
 from kofn.controller.core.grid import all_counts, check_grid, rank
 from kofn.controller.core.symmetric_power import SymmetricPower
 
 if TYPE_CHECKING:
-    from kofn.controller.core.game import FloatArray, Game
+    from kofn.controller.core.game import FloatArray
 
 #: Error bound of each evaluation, relative to the spread of rewards; a change must beat it twice.
 _PRECISION = 1e-5
@@ -28,33 +29,11 @@ _PRECISION = 1e-5
 _MAX_STEPS = 50
 
 
-def check_whole(name: str, value: object, low: int = 1) -> int:
-    """Return a whole number of at least `low`, or refuse it by name."""
-    if isinstance(value, bool) or not isinstance(value, (int, np.integer)):
-        shown = repr(value) if isinstance(value, (str, float)) else f"a {type(value).__name__}"
-        raise InputError(f"{name} is {shown}, not a whole number")
-    if value < low:
-        raise InputError(f"{name} {value} is not at least {low}")
-    return int(value)
-
-
-def check_positive(name: str, value: object) -> float:
-    """Return a positive finite number, or refuse it by name."""
-    if isinstance(value, bool) or not isinstance(value, (int, float, np.integer, np.floating)):
-        shown = repr(value) if isinstance(value, str) else f"a {type(value).__name__}"
-        raise InputError(f"{name} is {shown}, not a number")
-    if not (math.isfinite(value) and value > 0):
-        raise InputError(f"{name} {value} is not positive and finite")
-    return float(value)
-
-
 def check_action(game: Game, pi_g: npt.ArrayLike, k: int) -> npt.NDArray[np.int32]:
     """Return a global table on the grid of k agents as a checked array, shape (S_g, M(k))."""
-    points = check_grid(check_whole("k", k), game.n_local, game.n_global)
-    try:
-        action = np.asarray(pi_g)
-    except ValueError:
-        raise InputError("pi_g is not a rectangular table of numbers") from None
+    check_kind("game", game, Game)
+    points = check_grid(k, game.n_local, game.n_global)
+    action = array_of("pi_g", pi_g)
     if action.shape != (game.n_global, points) or not np.issubdtype(action.dtype, np.integer):
         raise InputError(
             f"pi_g is {action.dtype} of shape {action.shape}, "

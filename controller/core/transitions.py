@@ -20,8 +20,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
+from kofn.controller.core._arguments import rewards, whole_table
 from kofn.controller.core.errors import InputError
-from kofn.controller.core.game import table
 from kofn.controller.core.grid import check_grid, rank
 
 if TYPE_CHECKING:
@@ -67,12 +67,12 @@ class Transitions:
 
     def __post_init__(self) -> None:
         checked = {
-            "s_g": _whole_table("s_g", self.s_g, 1),
-            "counts": _whole_table("counts", self.counts, 2),
-            "a_g": _whole_table("a_g", self.a_g, 1),
-            "reward": table("reward", self.reward, 1),
-            "s_g_next": _whole_table("s_g_next", self.s_g_next, 1),
-            "counts_next": _whole_table("counts_next", self.counts_next, 2),
+            "s_g": whole_table("s_g", self.s_g, 1),
+            "counts": whole_table("counts", self.counts, 2),
+            "a_g": whole_table("a_g", self.a_g, 1),
+            "reward": rewards("reward", self.reward, 1),
+            "s_g_next": whole_table("s_g_next", self.s_g_next, 1),
+            "counts_next": whole_table("counts_next", self.counts_next, 2),
         }
         size = len(checked["s_g"])
         for name, array in checked.items():
@@ -114,14 +114,3 @@ def encode(record: Transitions, game: Game, k: int) -> tuple[IntArray, IntArray]
     points = check_grid(k, game.n_local, game.n_global)
     pairs = (record.s_g * points + rank(record.counts)) * game.n_global_actions + record.a_g
     return pairs, record.s_g_next * points + rank(record.counts_next)
-
-
-def _whole_table(name: str, value: npt.ArrayLike, ndim: int) -> IntArray:
-    """Return a fresh int64 array of non-negative whole numbers."""
-    array = table(name, value, ndim)
-    bad = (array != np.floor(array)) | (array < 0) | (array >= 2**53)
-    if bad.any():
-        index = tuple(int(i) for i in np.argwhere(bad)[0])
-        where = ", ".join(map(str, index))
-        raise InputError(f"{name}[{where}] is {array[index]:g}, not a whole number of at least 0")
-    return array.astype(np.int64)

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from kofn.controller.core.deployment import LOOK, STRONG_PRIOR, Deployment
-from kofn.controller.core.policy import Policy
+from kofn.controller.core.policy import Policy, check_policy
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -101,4 +101,5 @@ def tune_memory(game: Game, policy: Policy, *, n: int, k: int, seed: int = 0) ->
     seed : int
         Of the episodes of tuning; `rollout` under the same seed meets others.
     """
+    check_policy(policy, game)
     return best_memory(Deployment(game, n, k, seed), policy, 2 * LOOK)

@@ -50,11 +50,12 @@ import numpy as np
 import numpy.typing as npt
 
 from kofn.controller.core import _ucfh_kernels as kernels
+from kofn.controller.core._arguments import check_int, check_real, check_seed
 from kofn.controller.core.chain_tables import MAX_STATES, ChainTables, chain_tables, finite_value
 from kofn.controller.core.chained import check_chain, needed_states, projections, realised_value
 from kofn.controller.core.errors import InputError
 from kofn.controller.core.rollouts import resolve_horizon
-from kofn.controller.core.team import check_positive, check_whole
+from kofn.controller.core.team import check_action
 
 if TYPE_CHECKING:
     from kofn.controller.core.game import FloatArray, Game, IntArray
@@ -175,11 +176,11 @@ def ucfh_learn(
     """
     check_chain(game, k)
     k = int(k)
-    steps = resolve_horizon(game, None if horizon is None else check_whole("horizon", horizon))
-    epsilon, delta = check_positive("epsilon", epsilon), check_positive("delta", delta)
-    if delta >= 1:
-        raise InputError(f"delta {delta} is not a probability below 1")
-    max_samples, seed = check_whole("max_samples", max_samples), check_whole("seed", seed, 0)
+    check_action(game, pi_g, k)
+    steps = resolve_horizon(game, horizon)
+    epsilon = check_real("epsilon", epsilon, above=0)
+    delta = check_real("delta", delta, above=0, below=1)
+    max_samples, seed = check_int("max_samples", max_samples, 1, 10**15), check_seed(seed)
     current = game.local_sees == "current"
     length = steps * (k if current else k + 1)
     states, actions = needed_states(game, k), game.n_local_actions
@@ -188,7 +189,7 @@ def ucfh_learn(
     if epsilon < LEAST_GAP * scale:
         raise InputError(f"epsilon {epsilon} is below {LEAST_GAP} of the reward range {scale:g}")
     constants = Constants.of(states, actions, successors, length, epsilon / scale, delta)
-    m = constants.m if m is None else check_positive("m", m)
+    m = constants.m if m is None else check_real("m", m, above=0)
     planned = states * actions * m
     if states > MAX_STATES or planned > max_samples:
         raise InputError(

@@ -229,15 +229,15 @@ def test_a_policy_plays_in_the_simulator_as_in_the_finite_game_that_it_is(
     ("make", "message"),
     [
         (lambda: BoxBins([]), "bins without edges"),
-        (lambda: BoxBins([1.0]), "at least 2 finite numbers"),
-        (lambda: BoxBins([0.0, np.inf]), "at least 2 finite numbers"),
+        (lambda: BoxBins([1.0]), "edges 0 are 1 number, but a bin takes 2"),
+        (lambda: BoxBins([0.0, np.inf]), r"edges 0\[1\] is inf, not a finite number"),
         (lambda: BoxBins([0.0, 1.0, 1.0]), "bin 1 of component 0 is empty"),
         (lambda: BoxBins([[0.0, 1.0], [2.0, 1.0]]), "bin 0 of component 1 is empty"),
-        (lambda: BoxBins.equal(0.0, 1.0, 0), "0 bins are not a whole number"),
+        (lambda: BoxBins.equal(0.0, 1.0, 0), "number of bins 0 is not a whole number"),
         (lambda: BoxBins.equal(1.0, 0.0, 3), "bin 0 of component 0 is empty"),
         (lambda: BoxBins.equal([0.0, 0.0], [1.0, 1.0, 1.0], [1, 2]), "do not fit together"),
         (lambda: BoxBins([[0.0, 1.0]]).index(np.zeros((3, 2))), "vectors of 1 component"),
-        (lambda: FunctionBins(lambda x: x, 0), "0 bins are not"),
+        (lambda: FunctionBins(lambda x: x, 0), "number of bins 0 is not"),
         (lambda: FunctionBins(lambda x: x, 2).index(np.zeros(1)), "float64, not whole numbers"),
         (
             lambda: FunctionBins(lambda x: x.astype(int), 2).index(np.array([5.0])),
@@ -266,8 +266,8 @@ def test_bad_bins_are_refused_in_one_sentence(make: Callable[[], object], messag
         ({"samples": 0}, "samples 0 is not"),
         ({"starts": 1.5}, r"starts 1\.5 is not"),
         ({"n": 0}, "fleet size 0 is not"),
-        ({"gamma": 1.0}, "gamma is 1"),
-        ({"horizon": 0}, "horizon is 0"),
+        ({"gamma": 1.0}, "gamma 1.0"),
+        ({"horizon": 0}, "horizon 0"),
         ({"seed": -1}, "seed -1 is not"),
     ],
 )
@@ -324,7 +324,7 @@ def test_other_faults_are_named(random_game: Callable[..., Game]) -> None:
     game = random_game()
     bins = BoxBins(np.arange(4.0))
     for actions in ([], [np.nan], [[[1.0]]], ["left"], [[1.0], [1.0, 2.0]]):
-        with pytest.raises(InputError, match="not a list of finite numbers"):
+        with pytest.raises(InputError, match="list of global actions"):
             bin_simulator(Chain(game), bins, bins, actions, 2, n=5, gamma=0.9)
     with pytest.raises(InputError, match="vectors of 1 component"):
         bin_simulator(Chain(game), BoxBins([[0.0, 1.0]]), bins, [0.0], 2, n=5, gamma=0.9)

@@ -536,8 +536,8 @@ def test_a_grid_that_does_not_fit_is_refused_with_states_and_bytes() -> None:
         ({"n": 5, "k": 6}, "poll size 6 exceeds fleet size 5"),
         ({"n": 5, "budget_s": 0}, "budget of 0 s"),
         ({"n": 5, "budget_s": math.nan}, "budget of nan s"),
-        ({"n": 5, "horizon": 0}, "horizon is 0"),
-        ({"n": 5, "seed": -1}, "seed is -1"),
+        ({"n": 5, "horizon": 0}, "horizon 0"),
+        ({"n": 5, "seed": -1}, "seed -1"),
     ],
 )
 def test_bad_arguments_are_refused_in_a_sentence(

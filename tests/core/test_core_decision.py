@@ -71,8 +71,8 @@ def test_it_continues_from_recorded_weights(random_game: RandomGame) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ((3, 0, [1, 1, 1]), "global states 3 and 0"),
-        ((0, -1, [1, 1, 1]), "global states 0 and -1"),
+        ((3, 0, [1, 1, 1]), "moved_by 3 is not a whole number from -1 to 2"),
+        ((0, -1, [1, 1, 1]), "moved_by 0 and s_g -1 are not both global states"),
         ((0, 0, [1, 1]), "counts are not 3 numbers"),
         ((0, 0, ["a", 1, 1]), "counts are not 3 numbers"),
     ],
@@ -86,7 +86,7 @@ def test_bad_input_is_refused(
 
 
 def test_a_belief_of_the_wrong_size_is_refused(random_game: RandomGame) -> None:
-    with pytest.raises(InputError, match="3 non-negative pseudo-counts"):
+    with pytest.raises(InputError, match="weights has shape \\(1,\\), but must have \\(3,\\)"):
         Decider(policy_of(random_game(1), 5, 1, None, 0.0), 4, start=[1.0])
 
 
@@ -100,7 +100,7 @@ def test_moving_and_deciding_apart_is_the_same(random_game: RandomGame) -> None:
         assert one.decide(moved_by, s, [2, 0, 2]) == other.decide(NOT_MOVED, s, [2, 0, 2])
         assert np.array_equal(one.weights, other.weights)
         moved_by = s
-    with pytest.raises(InputError, match="global state 3"):
+    with pytest.raises(InputError, match="moved_by 3 is not a whole number from 0 to 2"):
         other.predict(3)
 
 

@@ -214,7 +214,7 @@ def test_polish_hands_back_what_it_cannot_improve(random_game: RandomGame) -> No
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"passes": 0}, "passes 0 is not a whole number of at least 1"),
+        ({"passes": 0}, "passes 0 is not a whole number from 1"),
         ({"k": 12}, "poll size 12 exceeds fleet size 9"),
         ({"play": "some"}, "unknown play 'some'; known are both, memory, none"),
     ],

@@ -359,8 +359,8 @@ BAD: list[tuple[Callable[[Game], Any], str]] = [
         lambda g: estimate_game(g, global_=GlobalTransitions([0], [0], [7])),
         r"global transitions: s_g_next\[0\] is 7",
     ),
-    (lambda g: estimate_game(g, prior_weight=0.0), "prior weight 0 is not positive"),
-    (lambda g: estimate_game(g, prior_weight=math.nan), "prior weight nan is not a number"),
+    (lambda g: estimate_game(g, prior_weight=0.0), "prior weight 0.0 is not a number above 0"),
+    (lambda g: estimate_game(g, prior_weight=math.nan), "prior weight nan is not a number above 0"),
     (
         lambda g: estimate_game(g, prior=load_game("ring-current")),
         r"P_g of the prior has shape \(5, 5, 5\)",
@@ -375,7 +375,10 @@ BAD: list[tuple[Callable[[Game], Any], str]] = [
         ),
         r"P_g_counts\[0, 0, 0\] is 0.5, not a whole number",
     ),
-    (lambda g: estimate_game(g).l1_radius(1.0), "confidence level 1.0 is not between 0 and 1"),
+    (
+        lambda g: estimate_game(g).l1_radius(1.0),
+        "confidence level 1.0 is not a number between 0 and 1",
+    ),
     (lambda g: estimate_game(g).sample(-1), "seed -1"),
     (
         lambda g: certify_estimate(estimate_game(g), Policy.uniform(g, 1), n=3, draws=0),
@@ -383,7 +386,7 @@ BAD: list[tuple[Callable[[Game], Any], str]] = [
     ),
     (
         lambda g: certify_estimate(estimate_game(g), Policy.uniform(g, 1), n=3, budget_s=-1),
-        "budget of -1 s is not a positive time",
+        "budget in seconds -1 is not a number above 0",
     ),
 ]
 

@@ -269,7 +269,7 @@ def test_a_fleet_that_takes_too_long_is_refused(random_game: RandomGame) -> None
         ({"k": True}, "poll size True"),
         ({"horizon": 0}, "horizon 0"),
         ({"memory": 50}, "memory of 50 agents cannot be enumerated"),
-        ({"memory": "some"}, "memory is 'some'"),
+        ({"memory": "some"}, "memory 'some' is not 'auto'"),
         ({"tol": 0.0}, "tolerance 0.0"),
     ],
 )

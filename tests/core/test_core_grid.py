@@ -55,11 +55,11 @@ def test_known_sizes_of_the_five_zone_grid() -> None:
 @pytest.mark.parametrize(
     ("counts", "message"),
     [
-        ([1, -1], "negative"),
-        ([0.5, 0.5], "whole numbers"),
-        ([[1, 2]], "one axis"),
-        ([], "one axis"),
-        (["a"], "whole numbers"),
+        ([1, -1], r"histogram\[1\] is -1"),
+        ([0.5, 0.5], "whole number"),
+        ([[1, 2]], "2 axes"),
+        ([], "empty"),
+        (["a"], "table of numbers"),
     ],
 )
 def test_histogram_rank_refuses_what_is_no_histogram(counts: list[object], message: str) -> None:

@@ -198,8 +198,8 @@ def test_bad_input_is_named(random_game: Callable[..., Game]) -> None:
         with pytest.raises(InputError, match=message):
             mean_field_learn(game, pi_l, **given)
     with pytest.raises(InputError, match="do not fit fields of 2"):
-        FieldFilter(np.zeros((2, 3, 3)), [[0.5, 0.5]])
+        FieldFilter(np.eye(3)[None], [[0.5, 0.5]])
     with pytest.raises(InputError, match="trust 0"):
-        FieldFilter(np.zeros((2, 2, 2)), [[0.5, 0.5]], trust=0)
-    with pytest.raises(InputError, match="do not fit"):
-        FieldFilter(np.zeros((2, 2, 2)), [[0.5, 0.5]]).observe(np.zeros(1, int), np.zeros((1, 3)))
+        FieldFilter(np.eye(2)[None], [[0.5, 0.5]], trust=0)
+    with pytest.raises(InputError, match=r"counts has shape \(1, 3\)"):
+        FieldFilter(np.eye(2)[None], [[0.5, 0.5]]).observe(np.zeros(1, int), np.zeros((1, 3)))

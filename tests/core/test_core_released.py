@@ -115,12 +115,12 @@ def test_the_released_mean_field_forgets_the_global_state(random_game: RandomGam
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"k": 0, "n": 3}, "poll size 0 is not at least 1"),
+        ({"k": 0, "n": 3}, "poll size 0 is not a whole number of at least 1"),
         ({"k": 4, "n": 3}, "poll size 4 exceeds fleet size 3"),
-        ({"k": 1, "n": 2.5}, r"fleet size is 2\.5, not a whole number"),
-        ({"k": 1, "n": 2, "rounds": 0}, "rounds 0 is not at least 1"),
-        ({"k": 1, "n": 2, "seed": -1}, "seed -1 is not at least 0"),
-        ({"k": 1, "n": [2]}, "fleet size is a list, not a whole number"),
+        ({"k": 1, "n": 2.5}, r"fleet size 2\.5 is not a whole number from 1 to"),
+        ({"k": 1, "n": 2, "rounds": 0}, "rounds 0 is not a whole number from 1"),
+        ({"k": 1, "n": 2, "seed": -1}, "seed -1 is not a whole number from 0"),
+        ({"k": 1, "n": [2]}, "fleet size of type list is not a whole number"),
     ],
 )
 def test_bad_arguments_are_refused_in_a_sentence(

@@ -350,7 +350,7 @@ def test_an_interval_covers_the_mean_and_narrows_with_the_level() -> None:
     assert low < played.mean < high
     inner = played.interval(0.5)
     assert low < inner[0] < inner[1] < high
-    with pytest.raises(InputError, match="confidence level 1 is not between 0 and 1"):
+    with pytest.raises(InputError, match="confidence level 1 is not a number between 0 and 1"):
         played.interval(1)
     one = rollout(game, Policy.uniform(game, 3), n=20, k=3, rollouts=1)
     with pytest.raises(InputError, match="takes at least 2 rollouts"):
@@ -380,11 +380,14 @@ def test_missing_replies_leave_more_of_the_old_belief() -> None:
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: Belief(np.eye(2), 3), "belief kernels have shape"),
-        (lambda: Belief(np.eye(2)[None], 0), "belief memory 0 is not positive"),
-        (lambda: Belief(np.eye(2)[None], 3).update([1, 2, 3]), "counts have shape"),
-        (lambda: Belief(np.eye(2)[None], 3).restore([-1, 2]), "non-negative"),
-        (lambda: Belief(np.eye(2)[None], 3, [1, 2, 3]), "non-negative"),
+        (lambda: Belief(np.eye(2), 3), "belief kernels has 2 axes, not 3"),
+        (lambda: Belief(np.eye(2)[None], 0), "belief memory 0 is not a number above 0"),
+        (lambda: Belief(np.eye(2)[None], 3).update([1, 2, 3]), "counts has shape"),
+        (
+            lambda: Belief(np.eye(2)[None], 3).restore([-1, 2]),
+            r"weights\[0\] is -1, not a number of agents",
+        ),
+        (lambda: Belief(np.eye(2)[None], 3, [1, 2, 3]), r"weights has shape \(3,\)"),
     ],
 )
 def test_beliefs_refuse_bad_input(call: Callable[[], object], message: str) -> None:
@@ -434,15 +437,15 @@ def test_an_endless_game_is_cut_where_the_tail_is_light(random_game: RandomGame)
     ("arguments", "message"),
     [
         ({"n": 10, "k": 12}, "poll size 12 exceeds fleet size 10"),
-        ({"k": 0}, "poll size is 0"),
-        ({"n": 2.5}, "fleet size is 2.5"),
-        ({"n": 10**13}, "fleet size is 10000000000000"),
-        ({"rollouts": 0}, "rollouts is 0"),
-        ({"horizon": 0}, "horizon is 0"),
-        ({"seed": -1}, "seed is -1"),
-        ({"memory": "some"}, "memory is 'some', not 'auto', 'none' or a number"),
+        ({"k": 0}, "poll size 0"),
+        ({"n": 2.5}, "fleet size 2.5"),
+        ({"n": 10**13}, "fleet size 10000000000000"),
+        ({"rollouts": 0}, "rollouts 0"),
+        ({"horizon": 0}, "horizon 0"),
+        ({"seed": -1}, "seed -1"),
+        ({"memory": "some"}, "memory 'some' is not 'auto', 'none' or a number"),
         ({"memory": -2.0}, "memory -2.0"),
-        ({"memory": 1e-300}, "memory 1e-300 is not a number of agents of at least 1"),
+        ({"memory": 1e-300}, "memory 1e-300 is not a number of at least 1"),
         ({"memory": "0.5"}, "memory 0.5 is not"),
     ],
 )
@@ -489,9 +492,9 @@ def test_without_a_writable_cache_kernels_are_compiled_anew(
 @pytest.mark.parametrize(
     ("setting", "sentence"),
     [
-        ({"horizon": "x"}, "horizon is 'x', not a number"),
-        ({"n": True}, "fleet size is True, not a number"),
-        ({"rollouts": float("inf")}, "rollouts is inf, not a whole number"),
+        ({"horizon": "x"}, "horizon 'x' is not a whole number"),
+        ({"n": True}, "fleet size True is not a whole number"),
+        ({"rollouts": float("inf")}, "rollouts inf is not a whole number"),
     ],
 )
 def test_what_is_no_number_is_refused_by_name(setting: dict[str, Any], sentence: str) -> None:

@@ -70,7 +70,7 @@ def test_rows_that_do_not_sum_to_one_name_table_row_and_sum(
         (("demo", "--hosts", "0"), "hosts 0 must lie in 1..20"),
         (("demo", "--robots", "500", "--hosts", "1"), "500 robots do not fit"),
         (("demo", "--broker", "rabbit"), "broker 'rabbit' is none of"),
-        (("demo", "--move-success", "1.5"), "move_success is 1.5, not a probability"),
+        (("demo", "--move-success", "1.5"), "move_success 1.5 is not a number from 0 to 1"),
         (
             ("train", "ring-released", "--k", "11", "--n", "10"),
             "poll size 11 exceeds fleet size 10",
@@ -83,7 +83,7 @@ def test_rows_that_do_not_sum_to_one_name_table_row_and_sum(
         (("replay", "."), "is not a run folder"),
         (("dance",), "No such command 'dance'"),
         (("demo", "--robots", "many"), "--robots"),
-        (("demo", "--move-success", "nan"), "move_success is nan, not a probability"),
+        (("demo", "--move-success", "nan"), "move_success nan is not a number from 0 to 1"),
         (("demo", "--seed", str(2**63)), "--seed"),
         (("up", "x" * 5000), "cannot read scenario"),
     ],
