@@ -341,7 +341,7 @@ class HostAgent:
         for row in poses.r:
             if row.id in known:
                 self._counts["poses"] += 1
-                fix((row.x, row.y, row.yaw), row.age_ms / 1000)
+                fix((row.x, row.y, row.yaw), row.age_ms / 1000, row.wait)
 
     def _on_policy(self, digest: str, payload: bytes) -> None:
         try:

@@ -244,9 +244,9 @@ class DriverBank:
         """Newest pose by odometry: m, m, rad."""
         return self._loop.pose
 
-    def fix(self, pose: Pose, age_s: float) -> None:
-        """Take a pose from a localiser that was true `age_s` ago."""
-        self._loop.fix(pose, age_s)
+    def fix(self, pose: Pose, age_s: float, wait: bool = False) -> None:
+        """Take a pose from a localiser that was true `age_s` ago; `wait` for others from now on."""
+        self._loop.fix(pose, age_s, wait)
         self._zones.see(np.array([self._loop.pose]))
 
     def creep_home(self) -> bool:

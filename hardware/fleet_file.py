@@ -18,7 +18,8 @@ from kofn.hardware.safety_task import SafetySettings
 
 TIMES = ("deadman_s", "link_s", "link_lost_s", "pose_max_age_s", "arm_max_s")
 KEYS = frozenset(
-    {*TIMES, "limits", "driver", "settings", "battery_v", "enabled", "tag", "host", "state", "type"}
+    {*TIMES, "limits", "driver", "settings", "battery_v", "enabled", "tag", "tag_height_m", "host"}
+    | {"state", "type"}
 )
 
 

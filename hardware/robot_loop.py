@@ -134,6 +134,7 @@ class RobotLoop:
         self._trouble = trouble
         self._way_m = 0.0
         self._creeping = False
+        self._waits = False  # the localiser said so: no way ahead, turns only
         self.pose: Pose = start
         self.seen_s = -math.inf
         self.closing = False
@@ -171,8 +172,9 @@ class RobotLoop:
         """Say that whoever gave the order is alive."""
         self._beat_s = self._clock.now()
 
-    def fix(self, pose: Pose, age_s: float) -> None:
-        """Take a pose from a localiser that was true `age_s` ago."""
+    def fix(self, pose: Pose, age_s: float, wait: bool = False) -> None:
+        """Take a pose from a localiser that was true `age_s` ago; `wait` for others from now on."""
+        self._waits = wait
         if all(math.isfinite(value) for value in pose):
             self.pose, self._way_m = pose, 0.0
             self.seen_s = self._clock.now() - max(age_s, 0.0)
@@ -313,11 +315,11 @@ class RobotLoop:
             x, y, yaw = self.pose
             dx, dy = self._fence.way_back((x, y))
             error = math.remainder(math.atan2(dy, dx) - yaw, math.tau)
-            ahead = HOME_SHARE * max(0.0, math.cos(error))
+            ahead = 0.0 if self._waits else HOME_SHARE * max(0.0, math.cos(error))
             await self.gate.drive(ahead, HOME_GAIN * error, share=HOME_SHARE)
         else:
             v, w = self._controller.command(pose)
-            await self.gate.drive(float(v[0]), float(w[0]))
+            await self.gate.drive(0.0 if self._waits else float(v[0]), float(w[0]))
         if self._order is not order:  # held while the command was on its way
             await self.gate.stop()
 

@@ -4,8 +4,10 @@
     i waits  iff  some j of higher priority (lower index) is nearer than the separation,
                   or will be within the look-ahead, and i comes nearer to it by its own motion
 
-A robot that waits stands still, so the one with priority sees a standing obstacle; waiting is
-decided in the order of priority, and one that waits is taken as standing by those behind it.
+A robot that waits stands still, and waiting is decided in the order of priority: one that waits is
+taken as standing by those behind it. Priority does not allow to run into one that stands: a robot
+also waits while its way straight ahead leads closer than `TOUCH` of the separation to another that
+is nearer than the separation. Two that face each other then both wait until one of them turns.
 
 | symbol | name | shape | unit |
 |---|---|---|---|
@@ -20,6 +22,9 @@ from kofn.controller.core.errors import InputError
 
 FloatArray = npt.NDArray[np.float64]
 BoolArray = npt.NDArray[np.bool_]
+
+TOUCH = 0.7
+"""Share of the separation within which a standing robot must not be passed."""
 
 
 def must_wait(
@@ -58,4 +63,19 @@ def must_wait(
         comes_nearer = (offset * velocity[i]).sum(axis=1) > 0
         near = (distance < separation_m) | (nearest < separation_m)
         waits[i] = bool(np.any(near & comes_nearer))
-    return waits
+    return waits | _blocked(poses[:, :2], velocity, separation_m, look_ahead_s, known)
+
+
+def _blocked(
+    p: FloatArray, velocity: FloatArray, separation_m: float, look_ahead_s: float, known: BoolArray
+) -> BoolArray:
+    """Which robots would run into one that is near already, if that one stood."""
+    offset = p[None, :, :] - p[:, None, :]
+    along = (offset * velocity[:, None, :]).sum(axis=2)
+    square = np.maximum((velocity**2).sum(axis=1), 1e-12)[:, None]
+    when = np.clip(along / square, 0.0, look_ahead_s)
+    nearest = np.linalg.norm(offset - when[:, :, None] * velocity[:, None, :], axis=2)
+    near = np.linalg.norm(offset, axis=2) < separation_m
+    hits: BoolArray = near & (along > 0.0) & (nearest < TOUCH * separation_m) & known[None, :]
+    blocked: BoolArray = np.any(hits, axis=1)
+    return blocked

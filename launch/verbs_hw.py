@@ -43,6 +43,7 @@ from kofn.launch.output import emit
 from kofn.launch.parts import Connection, connect, read_credentials
 from kofn.launch.robot_host import LIMITS, state_folder, table_of
 from kofn.launch.tls_options import InsecureLab, TlsCa, TlsCert, TlsKey, tls_files
+from kofn.launch.verbs_localise import lens, localise
 
 app = typer.Typer(
     name="hw",
@@ -391,6 +392,10 @@ def tags(
 
     pages = write_sheets(out, numbers, side_m=side)
     emit({"path": str(out), "pages": pages}, [f"{out}: {pages} pages"], as_json=json)
+
+
+app.command()(localise)
+app.command()(lens)
 
 
 def _table(settings: str) -> dict[str, Any]:

@@ -199,13 +199,18 @@ class Halt(Message, frozen=True, kw_only=True):
 
 
 class PoseRow(msgspec.Struct, frozen=True, array_like=True):
-    """Where a robot was `age_ms` before the message was sent: m, m, rad in the arena's frame."""
+    """Where a robot was `age_ms` before the message was sent: m, m, rad in the arena's frame.
+
+    With `wait` it must not go ahead, because others are near; it may turn, and waits until a pose
+    comes that says otherwise.
+    """
 
     id: Name
     x: Coordinate
     y: Coordinate
     yaw: Coordinate
     age_ms: Milliseconds
+    wait: bool = False
 
 
 class Pose(Message, frozen=True, kw_only=True):

@@ -457,3 +457,20 @@ def test_failure_while_closing_is_logged_and_does_not_escape(
         bank.close()
     assert "port stays busy" in caplog.text
     assert driver.applied == Applied(0.0, 0.0)
+
+
+def test_a_robot_that_is_told_to_wait_turns_but_does_not_go_ahead_until_it_may() -> None:
+    async def script(stage: Stage[DryRunDriver]) -> None:
+        stage.loop.give(1, stage.clock.now() + 6.0)
+        await stage.pass_time(2.0)
+        stage.loop.fix(stage.loop.pose, 0.0, True)
+        await stage.pass_time(0.2)  # the command before is still acted out
+        there = stage.loop.pose
+        await stage.pass_time(1.0)
+        assert stage.loop.pose[:2] == there[:2]
+        assert stage.driver.applied.v == 0.0
+        stage.loop.fix(stage.loop.pose, 0.0)
+        await stage.pass_time(1.0)
+        assert stage.loop.pose[:2] != there[:2]
+
+    play(script, DryRunDriver)

@@ -563,6 +563,17 @@ def test_row_9_head_on_the_lower_id_goes_and_the_other_waits() -> None:
     assert must_wait(head_on(5.0), speeds, separation_m=0.3).tolist() == [False, False]
 
 
+def test_row_9_nobody_drives_into_a_standing_robot_whatever_its_priority() -> None:
+    speeds = np.array([0.3, 0.0])
+    assert must_wait(head_on(0.28), speeds, separation_m=0.3).tolist() == [True, False]
+    turned = head_on(0.28)
+    turned[0, 2] += math.pi / 2  # its way leads past
+    assert must_wait(turned, speeds, separation_m=0.3).tolist() == [False, False]
+    away = head_on(0.28)
+    away[0, 2] += math.pi
+    assert must_wait(away, speeds, separation_m=0.3).tolist() == [False, False]
+
+
 def test_row_9_crossing_robots_in_a_kinematic_world_never_meet() -> None:
     """Three robots cross in one point; each goes on when those before it have passed."""
     poses = np.array([[-1.0, 0.0, 0.0], [0.0, -1.0, math.pi / 2], [0.7, 0.7, -2.356194490192345]])

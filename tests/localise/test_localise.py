@@ -197,6 +197,60 @@ def test_poses_are_published_per_host_ten_times_a_second_with_their_age() -> Non
     assert np.hypot(row.x - truth[0].x, row.y - truth[0].y) < 0.005
 
 
+class Script(TagDetector):
+    """Sees what the test says: robots by tag at x, y, heading."""
+
+    def __init__(self) -> None:
+        self.robots: dict[int, tuple[float, float, float]] = {}
+
+    def find(self, picture: Any) -> Seen:
+        corners = dict(FLOOR.corners)
+        for tag, (x, y, yaw) in self.robots.items():
+            local = np.array([[0.05, 0.05], [0.05, -0.05], [-0.05, -0.05], [-0.05, 0.05]])
+            turn = np.array([[np.cos(yaw), np.sin(yaw)], [-np.sin(yaw), np.cos(yaw)]])
+            points = np.column_stack([local @ turn + np.array([x, y]), np.ones(4)])
+            points = points @ FLOOR.view.H.T
+            corners[tag] = points[:, :2] / points[:, 2:]
+        return Seen(corners, ())
+
+
+def test_robots_that_obey_the_localiser_cross_without_meeting_and_all_get_through() -> None:
+    clock, detector = FakeClock(), Script()
+    bus = MemoryBus(clock)
+    ear = MemoryTransport(bus)
+    ear.open(Session("h", [("kofn1/f/pose/h", 0)], lambda _c: None, lambda _c: ()))
+    localiser = Localiser(
+        fleet="f",
+        robots=[TaggedRobot(robot=f"r{i}", host="h", tag=i, height_m=0.0) for i in range(3)],
+        camera=make_camera(),
+        transport=MemoryTransport(bus),
+        clock=clock,
+        separation_m=0.3,
+        detector=detector,
+    )
+    localiser.open()
+    at = {0: (-1.0, 0.0, 0.0), 1: (0.0, -1.0, np.pi / 2), 2: (0.7, 0.7, -0.75 * np.pi)}
+    blank = np.zeros((960, 1280), dtype=np.uint8)
+    waits: dict[str, bool] = {}
+    waited, nearest = set(), np.inf
+    for _ in range(200):
+        detector.robots = at
+        localiser.see(Frame(blank, clock.now()))
+        while (message := ear.receive(0.0)) is not None:
+            waits = {row.id: row.wait for row in decode(Pose, message.payload).r}
+        waited |= {robot for robot, wait in waits.items() if wait}
+        clock.advance_to(clock.now() + 0.1)
+        for i, (x, y, yaw) in at.items():
+            v = 0.0 if waits[f"r{i}"] else 0.2
+            at[i] = (x + 0.1 * v * np.cos(yaw), y + 0.1 * v * np.sin(yaw), yaw)
+        spots = np.array([pose[:2] for pose in at.values()])
+        gaps = np.linalg.norm(spots[:, None] - spots[None], axis=2)[np.triu_indices(3, 1)]
+        nearest = min(nearest, float(gaps.min()))
+    assert waited == {"r1", "r2"}
+    assert nearest > 0.21  # two robots of 10 cm radius
+    assert all(np.hypot(x, y) > 1.0 for x, y, _ in at.values())  # all are through
+
+
 def test_a_tag_given_twice_and_a_floor_id_are_refused() -> None:
     def make(*tags: int) -> Localiser:
         robots = [TaggedRobot(robot=f"r{i}", host="h", tag=tag) for i, tag in enumerate(tags)]

@@ -73,6 +73,7 @@ class App:
         self.yaw = angle + math.pi / 2
         self.odometry_only = cfg.get("localisation", "odometry") == "odometry"
         self._since_fix = 0.0
+        self._waits = False  # the localiser said so: no way ahead, turns only
         self._busy = False
         self._started = self._controller = 0
         self._logged = -1000000
@@ -240,6 +241,7 @@ class App:
 
     def _fix(self, pose):
         now = self.clock.now()
+        self._waits = pose.wait
         if pose.age > self.cfg["pose_max_age_ms"]:
             return
         self.x, self.y, self.yaw = pose.x, pose.y, pose.yaw
@@ -278,7 +280,7 @@ class App:
             self.motors.off()
             return
         v, w = self.option.command(self.x, self.y, self.yaw) if self._busy else (0.0, 0.0)
-        self.motors.drive(*self.safety.limit(v, w, now))
+        self.motors.drive(*self.safety.limit(0.0 if self._waits else v, w, now))
 
     async def _drive(self):
         while not self.ending:

@@ -23,7 +23,7 @@ Step = namedtuple("Step", ("ep", "t", "up", "g", "u", "ttl", "pol"))
 Poll = namedtuple("Poll", ("ep", "t", "q", "ttl", "ids"))
 Cmd = namedtuple("Cmd", ("ep", "id", "op", "ttl", "why"))
 Halt = namedtuple("Halt", ("ep", "by", "why"))
-Pose = namedtuple("Pose", ("x", "y", "yaw", "age"))
+Pose = namedtuple("Pose", ("x", "y", "yaw", "age", "wait"))
 
 
 class Bad(Exception):
@@ -115,14 +115,14 @@ def pose(payload, robot):
         raise Bad("field r")
     found = None
     for row in rows:
-        if type(row) is not list or len(row) != 5:
+        if type(row) is not list or len(row) < 5:
             raise Bad("field r")
         if row[0] != robot:
             continue
-        for value in row[1:]:
+        for value in row[1:5]:
             if type(value) not in (int, float) or value != value or abs(value) > 1e6:
                 raise Bad("field r")
-        found = Pose(float(row[1]), float(row[2]), float(row[3]), int(row[4]))
+        found = Pose(float(row[1]), float(row[2]), float(row[3]), int(row[4]), row[5:6] == [True])
     return found
 
 

@@ -1,0 +1,164 @@
+# SPDX-License-Identifier: MIT
+"""`kofn hw localise` and `kofn hw lens` on synthetic pictures and a real broker."""
+
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+import pytest
+from kofn_process import Kofn
+from plain_broker import PlainBroker, plain_broker
+
+from kofn.controller.link.clock import MonotonicClock
+from kofn.controller.link.messages import Pose, decode
+from kofn.controller.link.mqtt import MqttTransport
+from kofn.controller.link.transport import Session
+from kofn.hardware.localise.camera import read_camera
+from kofn.hardware.localise.synthetic import Scene, Studio, Truth, make_camera
+from kofn.launch.tag_sheets import place_on_page
+
+cv2 = pytest.importorskip("cv2", reason="opencv is not installed (extra hardware)")
+
+FLEET = """
+[all]
+tag_height_m = 0.1
+[robots."cart.r0"]
+tag = 3
+[robots.r1]
+tag = 4
+host = "other"
+[robots.r2]
+tag = 5
+enabled = false
+[robots.r3]
+driver = "serial"
+"""
+
+
+@pytest.fixture
+def broker(tmp_path: Path) -> Iterator[PlainBroker]:
+    with plain_broker(tmp_path) as made:
+        yield made
+
+
+def write_scene(folder: Path, pictures: int) -> dict[int, Truth]:
+    """Write pictures of robots 3, 4 and 5, and the files of camera and fleet."""
+    scene = Studio(make_camera(), np.random.default_rng(3))
+    truth = {3: Truth(0.0, 0.0, 0.0), 4: Truth(0.5, 0.0, np.pi), 5: Truth(-1.0, 0.8, 0.3)}
+    shots = folder / "shots"
+    shots.mkdir()
+    for i in range(pictures):
+        cv2.imwrite(str(shots / f"{i}.png"), scene.shoot(truth))
+    (folder / "camera.toml").write_bytes(msgspec.toml.encode(make_camera()))
+    (folder / "fleet.toml").write_text(FLEET)
+    return truth
+
+
+def test_a_folder_of_pictures_becomes_poses_at_a_real_broker(
+    kofn: Kofn, broker: PlainBroker, tmp_path: Path
+) -> None:
+    truth = write_scene(tmp_path, 3)
+    listener = MqttTransport(broker.url, MonotonicClock())
+    listener.open(Session("ear", [("kofn1/f/pose/+", 0)], lambda _c: None, lambda _c: ()))
+    try:
+        done = kofn.run(
+            "hw", "localise", str(tmp_path / "camera.toml"), str(tmp_path / "fleet.toml"),
+            "--broker", broker.url, "--fleet", "f", "--source", str(tmp_path / "shots"), "--json",
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        heard: dict[str, Any] = {}
+        while (message := listener.receive(1.0)) is not None and len(heard) < 2:
+            heard[message.topic] = decode(Pose, message.payload).r
+    finally:
+        listener.close([])
+    assert sorted(heard) == ["kofn1/f/pose/cart", "kofn1/f/pose/other"]
+    (row,) = heard["kofn1/f/pose/cart"]
+    assert row.id == "cart.r0"
+    assert np.hypot(row.x - truth[3].x, row.y - truth[3].y) < 0.01
+    counters = json.loads(done.stdout)["counters"]
+    assert counters["pictures"] == 3
+    assert counters["fixes"] == 6  # r2 is disabled, r3 wears no tag
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        ({"source": "nowhere"}, "no camera's number, film or folder"),
+        ({"separation": "-1"}, "separation_m = -1 must lie above 0"),
+        ({"fleet_file": "[robots.r1]\ndriver = 'serial'\n"}, "no robot has a tag"),
+        ({"fleet_file": "[robots.r1]\ntag = 580\n"}, "robots.r1: tag 580 must lie in 0..579"),
+        ({"fleet_file": "[robots.r1]\ntag = 'x'\n"}, "robots.r1: .*int"),
+        ({"camera": "width = 'x'"}, "camera file .*width"),
+    ],
+)
+def test_what_cannot_be_localised_is_one_sentence(
+    kofn: Kofn, tmp_path: Path, change: dict[str, str], sentence: str
+) -> None:
+    write_scene(tmp_path, 1)
+    if "fleet_file" in change:
+        (tmp_path / "fleet.toml").write_text(change["fleet_file"])
+    if "camera" in change:
+        (tmp_path / "camera.toml").write_text(change["camera"])
+    done = kofn.run(
+        "hw", "localise", str(tmp_path / "camera.toml"), str(tmp_path / "fleet.toml"),
+        "--broker", "mqtt://127.0.0.1:1", "--source", change.get("source", str(tmp_path / "shots")),
+        "--separation", change.get("separation", "0.3"),
+    )  # fmt: skip
+    assert done.returncode == 2, done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
+    assert re.search(sentence, done.stderr)
+
+
+class SheetStudio(Studio):
+    """A camera that is held over a printed page, tilted at will."""
+
+    def __init__(self, generator: np.random.Generator) -> None:
+        super().__init__(make_camera(distortion=-0.1), generator)
+        a, b, c = generator.uniform(-0.5, 0.5, 3)
+        down = np.diag([1.0, -1.0, -1.0])
+        turn, _ = cv2.Rodrigues(np.array([a, b, c]))
+        self._R = turn @ down
+        # Look at the middle of the page from a third of a metre.
+        self.place = np.array([0.105, 0.148, 0.0]) - 0.36 * self._R[:, 2]
+
+
+def test_the_lens_is_found_from_tilted_pictures_of_a_printed_sheet(
+    kofn: Kofn, tmp_path: Path
+) -> None:
+    side, numbers = 0.04, list(range(12))
+    shots = tmp_path / "sheet"
+    shots.mkdir()
+    for i in range(8):
+        scene = SheetStudio(np.random.default_rng(i))
+        robots = {}
+        for place, number in enumerate(numbers):
+            x, y = place_on_page(place, side)
+            robots[number] = Truth(x + side / 2, y + side / 2, np.pi / 2)
+        picture = scene.shoot(robots, Scene(side_m=side, height_m=0.0, noise=2.0))
+        cv2.imwrite(str(shots / f"{i}.png"), picture)
+    out = tmp_path / "camera.toml"
+    floor = json.dumps([msgspec.to_builtins(tag) for tag in make_camera().floor])
+    words = ["hw", "lens", str(shots), *map(str, numbers), "--side", str(side), "--out", str(out)]
+    refused = kofn.run(*words)
+    assert refused.returncode == 2
+    assert "name the floor's tags" in refused.stderr
+    done = kofn.run(*words, "--floor", floor, "--json")
+    assert done.returncode == 0, done.stderr
+    found, true = read_camera(out), make_camera(distortion=-0.1)
+    assert found.floor == true.floor
+    assert found.focal_px[0] == pytest.approx(true.focal_px[0], rel=0.01)
+    assert found.centre_px == pytest.approx(true.centre_px, abs=25)
+    assert found.distortion[0] == pytest.approx(-0.1, abs=0.03)
+    assert json.loads(done.stdout)["error_px"] < 0.5
+    again = kofn.run(*words, "--json")  # keeps the floor of the file that is there
+    assert read_camera(out).floor == true.floor
+    assert again.returncode == 0
+    for extra in list(shots.glob("*.png"))[4:]:
+        extra.unlink()
+    few = kofn.run(*words)
+    assert few.returncode == 2
+    assert "at least 5 are needed" in few.stderr
