@@ -3,6 +3,7 @@
 
 The sheet is flat and its tags lie at known places, so each picture of it, tilted another way, gives
 equations for the same lens; OpenCV's `calibrateCameraExtended` solves them and says how sure it is.
+The coefficient k3 is left out: beyond the corners that were seen it is free to bend anything.
 """
 
 from collections.abc import Mapping, Sequence
@@ -17,6 +18,8 @@ FloatArray = npt.NDArray[np.float64]
 
 LEAST_VIEWS = 5
 LEAST_TAGS = 4
+LEAST_COVER = 0.7
+"""Share of the picture, each way, in which corners were seen; the lens is not known elsewhere."""
 MAX_ERROR_PX = 1.0
 MAX_SPREAD = 0.01
 """Standard deviation of the focal length over itself; flat, equally held sheets leave it open."""
@@ -68,9 +71,18 @@ def solve_lens(
             f"{len(objects)} of {len(views)} pictures show {LEAST_TAGS} tags of the sheet, "
             f"at least {LEAST_VIEWS} are needed"
         )
+    seen = np.ptp(np.concatenate(images), axis=0) / np.array(size_px)
+    if seen.min() < LEAST_COVER:
+        raise InputError(
+            f"tags were seen in {100 * seen[0]:.0f} % of the picture's width and "
+            f"{100 * seen[1]:.0f} % of its height, {100 * LEAST_COVER:.0f} % is needed: hold the "
+            "sheet into the corners, too"
+        )
     # Overloads of OpenCV's stubs do not know that matrices to start from may be left out.
     solve: Any = cv2.calibrateCameraExtended
-    error_px, K, lens, _, _, deviation, _, _ = solve(objects, images, size_px, None, None)
+    error_px, K, lens, _, _, deviation, _, _ = solve(
+        objects, images, size_px, None, None, flags=cv2.CALIB_FIX_K3
+    )
     spread = float(deviation[0, 0] / K[0, 0])
     if error_px > MAX_ERROR_PX:
         raise InputError(
