@@ -30,7 +30,8 @@ from kofn.controller.core.errors import InputError, RunError
 from kofn.sim.motion import MotionKernel
 from kofn.sim.world import FloatArray, IntArray
 
-MAX_ROBOTS = 1_000_000_000
+MAX_ROBOTS = 999_999_999
+"""Numpy's draw without replacement takes totals below 10^9."""
 
 
 class Answers(NamedTuple):
@@ -47,7 +48,7 @@ class Crowd:
     Parameters
     ----------
     n
-        Robots, named 0 to n-1; at most 10^9.
+        Robots, named 0 to n-1; fewer than 10^9.
     kernel
         How they move.
     start
