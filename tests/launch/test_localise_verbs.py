@@ -2,8 +2,8 @@
 """`kofn hw localise` and `kofn hw lens` on synthetic pictures and a real broker."""
 
 import json
-import re
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ import pytest
 from kofn_process import Kofn
 from plain_broker import PlainBroker, plain_broker
 
+from kofn.controller.core.errors import InputError
 from kofn.controller.link.clock import MonotonicClock
 from kofn.controller.link.messages import Pose, decode
 from kofn.controller.link.mqtt import MqttTransport
@@ -20,6 +21,7 @@ from kofn.controller.link.transport import Session
 from kofn.hardware.localise.camera import CameraFile, read_camera, straighten
 from kofn.hardware.localise.synthetic import Scene, Studio, Truth, make_camera
 from kofn.launch.tag_sheets import place_on_page
+from kofn.launch.verbs_localise import lens, localise
 
 cv2 = pytest.importorskip("cv2", reason="opencv is not installed (extra hardware)")
 
@@ -96,21 +98,24 @@ def test_a_folder_of_pictures_becomes_poses_at_a_real_broker(
     ],
 )
 def test_what_cannot_be_localised_is_one_sentence(
-    kofn: Kofn, tmp_path: Path, change: dict[str, str], sentence: str
+    tmp_path: Path, change: dict[str, str], sentence: str
 ) -> None:
-    write_scene(tmp_path, 1)
-    if "fleet_file" in change:
-        (tmp_path / "fleet.toml").write_text(change["fleet_file"])
-    if "camera" in change:
-        (tmp_path / "camera.toml").write_text(change["camera"])
-    done = kofn.run(
-        "hw", "localise", str(tmp_path / "camera.toml"), str(tmp_path / "fleet.toml"),
-        "--broker", "mqtt://127.0.0.1:1", "--source", change.get("source", str(tmp_path / "shots")),
-        "--separation", change.get("separation", "0.3"),
-    )  # fmt: skip
-    assert done.returncode == 2, done.stderr
-    assert len(done.stderr.strip().splitlines()) == 1
-    assert re.search(sentence, done.stderr)
+    shots = tmp_path / "shots"
+    shots.mkdir()
+    cv2.imwrite(str(shots / "0.png"), np.zeros((960, 1280), dtype=np.uint8))
+    camera, fleet = tmp_path / "camera.toml", tmp_path / "fleet.toml"
+    camera.write_bytes(msgspec.toml.encode(make_camera()))
+    camera.write_text(change.get("camera", camera.read_text()))
+    fleet.write_text(change.get("fleet_file", FLEET))
+    with pytest.raises(InputError, match=sentence) as caught:
+        localise(
+            camera,
+            fleet,
+            "mqtt://127.0.0.1:1",
+            source=change.get("source", str(shots)),
+            separation=float(change.get("separation", "0.3")),
+        )
+    assert "\n" not in str(caught.value)
 
 
 class SheetStudio(Studio):
@@ -137,7 +142,7 @@ def rays(camera: CameraFile) -> np.ndarray:
 
 
 def test_the_lens_is_found_from_tilted_pictures_of_a_printed_sheet(
-    kofn: Kofn, tmp_path: Path
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     side, numbers = 0.04, list(range(12))
     shots = tmp_path / "sheet"
@@ -152,24 +157,19 @@ def test_the_lens_is_found_from_tilted_pictures_of_a_printed_sheet(
         cv2.imwrite(str(shots / f"{i}.png"), picture)
     out = tmp_path / "camera.toml"
     floor = json.dumps([msgspec.to_builtins(tag) for tag in make_camera().floor])
-    words = ["hw", "lens", str(shots), *map(str, numbers), "--side", str(side), "--out", str(out)]
-    refused = kofn.run(*words)
-    assert refused.returncode == 2
-    assert "name the floor's tags" in refused.stderr
-    done = kofn.run(*words, "--floor", floor, "--json")
-    assert done.returncode == 0, done.stderr
+    find = partial(lens, shots, numbers, side, out)
+    with pytest.raises(InputError, match="name the floor's tags"):
+        find()
+    find(floor=floor, json=True)
+    assert json.loads(capsys.readouterr().out)["error_px"] < 0.7
     found, true = read_camera(out), make_camera(distortion=-0.1)
     assert found.floor == true.floor
     # Not its numbers, which stand in for each other, but the rays that it makes of pixels.
     apart = rays(found) - rays(true)
     assert found.focal_px[0] == pytest.approx(true.focal_px[0], rel=0.02)
     assert np.abs(apart - apart.mean(axis=0)).max() < 0.003  # 3 px; the mean is a turned camera
-    assert json.loads(done.stdout)["error_px"] < 0.7
-    again = kofn.run(*words, "--json")  # keeps the floor of the file that is there
-    assert read_camera(out).floor == true.floor
-    assert again.returncode == 0
     for extra in list(shots.glob("*.png"))[4:]:
         extra.unlink()
-    few = kofn.run(*words)
-    assert few.returncode == 2
-    assert "at least 5 are needed" in few.stderr
+    with pytest.raises(InputError, match="at least 5 are needed"):
+        find()  # with the floor of the file that is there
+    assert read_camera(out) == found
