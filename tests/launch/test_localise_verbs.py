@@ -121,8 +121,8 @@ def test_what_cannot_be_localised_is_one_sentence(
 class SheetStudio(Studio):
     """A camera that is held over a printed page, tilted at will."""
 
-    def __init__(self, generator: np.random.Generator) -> None:
-        super().__init__(make_camera(distortion=-0.1), generator)
+    def hold(self, generator: np.random.Generator) -> None:
+        """Take another view."""
         a, b, c = generator.uniform(-0.5, 0.5, 3)
         down = np.diag([1.0, -1.0, -1.0])
         turn, _ = cv2.Rodrigues(np.array([a, b, c]))
@@ -147,8 +147,9 @@ def test_the_lens_is_found_from_tilted_pictures_of_a_printed_sheet(
     side, numbers = 0.04, list(range(12))
     shots = tmp_path / "sheet"
     shots.mkdir()
+    scene = SheetStudio(make_camera(distortion=-0.1), np.random.default_rng(0))
     for i in range(10):
-        scene = SheetStudio(np.random.default_rng(i))
+        scene.hold(np.random.default_rng(i))
         robots = {}
         for place, number in enumerate(numbers):
             x, y = place_on_page(place, side)
