@@ -18,10 +18,10 @@ from kofn.controller.record import RunFolder
 from kofn.controller.results import Decision
 from kofn.controller.resume import read_checkpoint, read_settings
 from kofn.launch import options
+from kofn.launch.access_options import ANONYMOUS, Access, with_access
 from kofn.launch.output import configure_logging, emit
-from kofn.launch.parts import connect, run_controller
+from kofn.launch.parts import run_controller
 from kofn.launch.scenario import PollingSection, check_time
-from kofn.launch.tls_options import InsecureLab, TlsCa, TlsCert, TlsKey, tls_files
 
 _FROM_THE_RUN = (
     "policy", "k", "robots", "steps", "seed", "fleet", "period", "dispatcher", "memory", "polling",
@@ -29,6 +29,7 @@ _FROM_THE_RUN = (
 )  # fmt: skip
 
 
+@with_access
 def controller(
     context: typer.Context,
     broker: options.BrokerUrl,
@@ -46,12 +47,7 @@ def controller(
         typer.Option(help="Allow-list: which host may speak for which robots (kofn ca writes it)."),
     ] = None,
     fleet: options.Fleet = "fleet",
-    credentials: options.Credentials = None,
-    mqtt: options.Mqtt = "auto",
-    tls_ca: TlsCa = None,
-    tls_cert: TlsCert = None,
-    tls_key: TlsKey = None,
-    insecure_lab: InsecureLab = False,
+    access: Access = ANONYMOUS,
     period: options.Period = 6.0,
     speed: options.Speed = 1.0,
     dispatcher: Annotated[
@@ -119,8 +115,7 @@ def controller(
     if hosts is not None:
         allow_list = read_allow_list(hosts)
         check_allow_list(allow_list, config)
-    tls = tls_files(tls_ca, tls_cert, tls_key)
-    connection = connect(config.fleet, broker, credentials, mqtt, tls, insecure_lab)
+    connection = access.connect(config.fleet, broker)
     epochs = epoch_file if epoch_file is not None else out / ".epochs" / config.fleet
     epoch = next_epoch(epochs)
     if checkpoint is not None:

@@ -20,9 +20,9 @@ from kofn.controller.echo import NAGLE_MS
 from kofn.controller.link.clock import MonotonicClock
 from kofn.controller.link.transport import Session
 from kofn.launch import options
+from kofn.launch.access_options import ANONYMOUS, Access, with_access
 from kofn.launch.output import emit
-from kofn.launch.parts import Connection, connect
-from kofn.launch.tls_options import InsecureLab, TlsCa, TlsCert, TlsKey, tls_files
+from kofn.launch.parts import Connection
 
 DESCRIPTORS = 4096
 """Enough for a broker of our own with some thousand connections."""
@@ -41,24 +41,20 @@ class Finding(msgspec.Struct, frozen=True, kw_only=True):
     hint: str = ""
 
 
+@with_access
 def doctor(
     broker: Annotated[
         str | None, typer.Option("--broker", help="Also try this broker, mqtt://host:port.")
     ] = None,
-    credentials: options.Credentials = None,
-    mqtt: options.Mqtt = "auto",
-    tls_ca: TlsCa = None,
-    tls_cert: TlsCert = None,
-    tls_key: TlsKey = None,
-    insecure_lab: InsecureLab = False,
+    access: Access = ANONYMOUS,
     json: options.Json = False,
 ) -> None:
     """Check this machine and the way to its broker. Use no login that is connected elsewhere."""
-    tls = tls_files(tls_ca, tls_cert, tls_key)
     findings = [versions(), mosquitto(), descriptors(), clock(datetime.now(UTC))]
-    findings += [certificate(path, datetime.now(UTC)) for path in (tls_ca, tls_cert) if path]
+    shown = [path for path in (access.tls_ca, access.tls_cert) if path]
+    findings += [certificate(path, datetime.now(UTC)) for path in shown]
     if broker is not None:
-        connection = connect("doctor", broker, credentials, mqtt, tls, insecure_lab)
+        connection = access.connect("doctor", broker)
         findings += reach(connection)
     lines = [f"{f.state:4s}  {f.check:16s}  {f.what}" for f in findings]
     lines += [f"{f.check}: {f.hint}" for f in findings if f.hint]

@@ -11,8 +11,9 @@ from kofn.controller.core.errors import InputError
 from kofn.hardware.arena import Layout, layout_of
 from kofn.hardware.ring import RingLayout
 from kofn.launch import options
+from kofn.launch.access_options import ANONYMOUS, Access, with_access
 from kofn.launch.output import configure_logging, emit
-from kofn.launch.parts import SwarmConfig, connect, run_swarm
+from kofn.launch.parts import SwarmConfig, run_swarm
 from kofn.launch.robot_host import RobotConfig, run_robot, safety_of, table_of
 from kofn.launch.scenario import (
     BrokerSection,
@@ -23,7 +24,6 @@ from kofn.launch.scenario import (
     load_scenario,
 )
 from kofn.launch.seeds import MAX_SEED
-from kofn.launch.tls_options import InsecureLab, TlsCa, TlsCert, TlsKey, tls_files
 from kofn.sim.faults import Fault
 from kofn.sim.robots import RobotSpec
 from kofn.sim.worlds import Fidelity
@@ -109,17 +109,13 @@ def up(
     emit(result, _story(result), as_json=json)
 
 
+@with_access
 def swarm(
     host: options.HostName,
     robots: Annotated[int, typer.Option(help="Robots in this world.")],
     broker: options.BrokerUrl,
     fleet: options.Fleet = "fleet",
-    credentials: options.Credentials = None,
-    mqtt: options.Mqtt = "auto",
-    tls_ca: TlsCa = None,
-    tls_cert: TlsCert = None,
-    tls_key: TlsKey = None,
-    insecure_lab: InsecureLab = False,
+    access: Access = ANONYMOUS,
     world: Annotated[str, typer.Option(help="Simulator: bullet, kinematic or finite.")] = "bullet",
     fidelity: options.FidelityOption = "default",
     robot_spec: Annotated[
@@ -159,22 +155,17 @@ def swarm(
         faults=_json(faults, tuple[Fault, ...], "--faults"),
         log=log,
     )
-    tls = tls_files(tls_ca, tls_cert, tls_key)
-    connection = connect(fleet, broker, credentials, mqtt, tls, insecure_lab)
+    connection = access.connect(fleet, broker)
     counters = run_swarm(connection, config)
     emit({"host": host, "robots": robots, "counters": counters}, [], as_json=json)
 
 
+@with_access
 def robot(
     host: options.HostName,
     broker: options.BrokerUrl,
     fleet: options.Fleet = "fleet",
-    credentials: options.Credentials = None,
-    mqtt: options.Mqtt = "auto",
-    tls_ca: TlsCa = None,
-    tls_cert: TlsCert = None,
-    tls_key: TlsKey = None,
-    insecure_lab: InsecureLab = False,
+    access: Access = ANONYMOUS,
     driver: Annotated[str, typer.Option(help="Name of the driver.")] = "dry_run",
     settings: Annotated[str, typer.Option(help="Settings of the driver as JSON.")] = "{}",
     state: Annotated[
@@ -216,8 +207,7 @@ def robot(
         layout=ring,
         log=log,
     )
-    tls = tls_files(tls_ca, tls_cert, tls_key)
-    connection = connect(fleet, broker, credentials, mqtt, tls, insecure_lab)
+    connection = access.connect(fleet, broker)
     counters = run_robot(connection, config)
     emit({"host": host, "robots": 1, "counters": counters}, [], as_json=json)
 

@@ -15,6 +15,7 @@ import typer
 
 from kofn.controller.core.errors import InputError, RunError
 from kofn.controller.link.address import parse_url
+from kofn.controller.link.audit import some
 from kofn.controller.link.clock import MonotonicClock
 from kofn.controller.link.messages import Conn, Ctl, Event, Halt, decode, encode
 from kofn.controller.link.mqtt import MqttTransport
@@ -39,10 +40,10 @@ from kofn.hardware.local_socket import Ask, Op, ask_agent
 from kofn.hardware.operator_token import make_token
 from kofn.hardware.selftest_result import SelftestResult, write_result
 from kofn.launch import options
+from kofn.launch.access_options import ANONYMOUS, Access, InsecureLab, with_access
 from kofn.launch.output import emit
-from kofn.launch.parts import Connection, connect, read_credentials
+from kofn.launch.parts import Connection, read_credentials
 from kofn.launch.robot_host import LIMITS, state_folder, table_of
-from kofn.launch.tls_options import InsecureLab, TlsCa, TlsCert, TlsKey, tls_files
 from kofn.launch.verbs_localise import lens, localise
 
 app = typer.Typer(
@@ -67,6 +68,7 @@ STRAIGHT_M, TURNS = 1.0, 5
 
 
 @app.command()
+@with_access
 def doctor(
     host: Annotated[str | None, typer.Argument(help="Host name of a robot here.")] = None,
     driver: DriverName = None,
@@ -74,12 +76,7 @@ def doctor(
     fleet: options.Fleet = "fleet",
     state: State = None,
     broker: Annotated[str | None, typer.Option(help="Broker as mqtt://host:port.")] = None,
-    credentials: options.Credentials = None,
-    mqtt: options.Mqtt = "auto",
-    tls_ca: TlsCa = None,
-    tls_cert: TlsCert = None,
-    tls_key: TlsKey = None,
-    insecure_lab: InsecureLab = False,
+    access: Access = ANONYMOUS,
     json: options.Json = False,
 ) -> None:
     """Look at everything that a robot needs; code 2 when something is missing."""
@@ -95,10 +92,7 @@ def doctor(
     if made is not None:
         lines += looking.driver_lines(made)
     if broker is not None or host is None:
-        tls = tls_files(tls_ca, tls_cert, tls_key)
-        lines += _broker_lines(
-            None if broker is None else connect(fleet, broker, credentials, mqtt, tls, insecure_lab)
-        )
+        lines += _broker_lines(None if broker is None else access.connect(fleet, broker))
     _report(lines, json)
 
 
@@ -169,18 +163,14 @@ def arm(
 
 
 @app.command()
+@with_access
 def estop(
     broker: Annotated[str | None, typer.Option(help="Broker; stops the whole fleet.")] = None,
     host: Annotated[str | None, typer.Option(help="Host on this machine, without broker.")] = None,
     why: Annotated[str, typer.Option(help="Reason, for the record.")] = "",
     fleet: options.Fleet = "fleet",
     state: State = None,
-    credentials: options.Credentials = None,
-    mqtt: options.Mqtt = "auto",
-    tls_ca: TlsCa = None,
-    tls_cert: TlsCert = None,
-    tls_key: TlsKey = None,
-    insecure_lab: InsecureLab = False,
+    access: Access = ANONYMOUS,
     json: options.Json = False,
 ) -> None:
     """Stop robots now; needs no token. They stay stopped until released at each of them."""
@@ -193,15 +183,15 @@ def estop(
         emit({"stopped": answer.ok, "robots": answer.robots}, rows, as_json=json)
         return
     assert broker is not None  # noqa: S101
-    tls = tls_files(tls_ca, tls_cert, tls_key)
-    connection = connect(fleet, broker, credentials, mqtt, tls, insecure_lab)
+    connection = access.connect(fleet, broker)
     epoch, answered, silent = _halt_fleet(connection, why)
     lines = [f"halt of epoch {epoch} is out and kept by the broker"]
     lines += [f"stopped: {', '.join(sorted(answered)) or 'no host answered'}"]
+    lines += [f"NO ANSWER: {host}" for host in sorted(silent)]
     result = {"epoch": epoch, "stopped": sorted(answered), "silent": sorted(silent)}
     emit(result, lines, as_json=json)
     if silent:
-        raise RunError(f"NO ANSWER from {', '.join(sorted(silent))}: go there and cut the power")
+        raise RunError(f"NO ANSWER from {some(sorted(silent))}: go there and cut the power")
 
 
 @app.command()
