@@ -9,7 +9,9 @@ steps, and not the run. `Rig.finish` ends everything and looks for what no fault
 
 import json
 import signal
+import socket
 from contextlib import ExitStack
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,7 +22,11 @@ from kofn_process import Kofn, wait_for
 from kofn.controller.core.errors import InputError
 from kofn.controller.history import check_run
 from kofn.controller.link.broker import Broker, BrokerUser, start_broker
+from kofn.controller.link.children import spawn_child
+from kofn.controller.link.enrolment import create, open_office
 from kofn.controller.link.hostlog import StepTaken, read_host_log
+from kofn.controller.link.messages import RobotRange
+from kofn.controller.link.tls import TlsFiles
 from kofn.controller.record import read_decisions
 from kofn.controller.results import Decision
 from kofn.launch.parts import write_credentials
@@ -79,8 +85,19 @@ class Rig:
             *("--policy", str(self._policy), "--k", str(K), "--robots", str(2 * ROBOTS)),
             *("--steps", str(steps), "--period", repr(self.period_s), "--seed", "3"),
             *("--fleet", FLEET, "--wait", "60"),
+            *self._allow_list(),
         )
         self.steers()
+
+    def _allow_list(self) -> list[str]:
+        return []
+
+    def _access(self, name: str) -> list[str]:
+        """Options of a process: where the broker is, and as whom."""
+        return [
+            *("--broker", self.proxies[name].url),
+            *("--credentials", str(self.home / f"{name}.json")),
+        ]
 
     def start_host(self, host: str) -> None:
         number = sum(name.startswith(f"{host}-") for name in self.logs)
@@ -112,8 +129,7 @@ class Rig:
         log = self.home / f"{name}-{len(self.kofn.started)}.err"
         self.processes[name] = self.kofn.start(
             *arguments,
-            *("--broker", self.proxies[name].url, "--mqtt", "5"),
-            *("--credentials", str(self.home / f"{name}.json")),
+            *("--mqtt", "5", *self._access(name)),
             stderr=log,
         )
 
@@ -206,6 +222,58 @@ class Rig:
     def close(self) -> None:
         self._stack.close()
         self.broker.close()
+
+
+class TlsRig(Rig):
+    """A rig on what `kofn ca` generates: certificates, broker configuration, rights, allow-list.
+
+    Guests are enrolled with one robot each; `expired` is a host whose certificate has ended.
+    """
+
+    def _start_broker(self, port: int | None) -> Broker:
+        self.authority = self.home / "ca"
+        if port is None:
+            with socket.create_server(("127.0.0.1", 0)) as free:
+                port = free.getsockname()[1]
+            self._enroll(port)
+        self.broker_log = self.home / "broker.log"
+        with self.broker_log.open("ab") as log:
+            process = spawn_child(
+                ["mosquitto", "-c", "mosquitto.conf"], cwd=self.authority / "broker", stderr=log
+            )
+        wait_for(lambda: " running" in self.broker_log.read_text(), "the broker")
+        return Broker("mosquitto", f"mqtts://127.0.0.1:{port}", "5", process)
+
+    def _enroll(self, port: int) -> None:
+        now = datetime.now(UTC)
+        names = ["127.0.0.1"]
+        create(
+            self.authority, fleet=FLEET, broker_names=names, now=now, port=port, bind="127.0.0.1"
+        )
+        with open_office(self.authority) as office:
+            for user in self._users:
+                if user.role == "host":
+                    count = ROBOTS if user.name in {"a", "b"} else 1
+                    robots = RobotRange(prefix=f"{user.name}.r", count=count)
+                    office.enroll(user.name, robots, now=now)
+            office.enroll("expired", None, now=now - timedelta(days=400))
+
+    def files(self, name: str) -> TlsFiles:
+        """Certificates of an identity."""
+        services = ("controller", "operator", "observer")
+        folder = self.authority / name if name in services else self.authority / "hosts" / name
+        return TlsFiles(folder / "ca.crt", folder / f"{name}.crt", folder / f"{name}.key")
+
+    def _allow_list(self) -> list[str]:
+        return ["--hosts", str(self.authority / "controller" / "hosts.toml")]
+
+    def _access(self, name: str) -> list[str]:
+        files = self.files(name)
+        return [
+            *("--broker", self.broker.url),  # the proxy reads packets, which it cannot here
+            *("--tls-ca", str(files.ca)),
+            *("--tls-cert", str(files.certificate), "--tls-key", str(files.key)),
+        ]
 
 
 def _steps(log: Path) -> list[StepTaken]:
