@@ -257,6 +257,8 @@ class TlsRig(Rig):
                     robots = RobotRange(prefix=f"{user.name}.r", count=count)
                     office.enroll(user.name, robots, now=now)
             office.enroll("expired", None, now=now - timedelta(days=400))
+        with (self.authority / "broker" / "mosquitto.conf").open("a") as config:
+            config.write("log_type information\n")  # says when it is up
 
     def files(self, name: str) -> TlsFiles:
         """Certificates of an identity."""

@@ -132,25 +132,23 @@ def forged(poll: Poll) -> Reply:
     return Reply(ep=poll.ep, t=poll.t, q=poll.q, b="evil", n=ROBOTS, r=rows)
 
 
-MALFORMED = {
-    "no JSON": b"{",
-    "no text": b"\xff\xfe",
-    "another type": b"null",
-    "nested deeply": b'{"v":' + b"[" * 20_000,
-    "a number beyond all bounds": b'{"v":1,"ep":1e400}',
-    "a number that is none": b'{"v":1,"ep":1,"t":NaN,"q":"0000000000000000","b":"x","n":1,"r":[]}',
-}
+MALFORMED = [
+    b"{",
+    b"\xff\xfe",
+    b"null",
+    b'{"v":' + b"[" * 20_000,
+    b'{"v":1,"ep":1e400}',
+    b'{"v":1,"ep":1,"t":NaN,"q":"0000000000000000","b":"x","n":1,"r":[]}',
+]
 
 
-@pytest.mark.parametrize("kind", MALFORMED)
-def test_a_malformed_message_is_counted_and_logged_once(rig: TlsRig, kind: str) -> None:
+def test_malformed_and_deeply_nested_messages_are_counted_and_logged_once(rig: TlsRig) -> None:
     began_s = time.monotonic()
     before = lines(rig, "malformed")
-    with connected(rig) as thief, attack(rig, malformed=3):
-        for _ in range(3):
-            thief.say("rep/thief", MALFORMED[kind])
-    assert lines(rig, "malformed") - before <= 1 + (time.monotonic() - began_s) // MINUTE_S
-    assert lines(rig, "malformed") >= 1
+    with connected(rig) as thief, attack(rig, malformed=2 * len(MALFORMED)):
+        for payload in MALFORMED * 2:
+            thief.say("rep/thief", payload)
+    assert 1 <= lines(rig, "malformed") - before <= 1 + (time.monotonic() - began_s) // MINUTE_S
 
 
 def test_an_unknown_major_version_is_refused(rig: TlsRig) -> None:
@@ -174,9 +172,7 @@ def test_a_reply_for_robots_of_another_host_is_foreign(rig: TlsRig) -> None:
 def test_nothing_under_another_name_is_delivered_or_kept(rig: TlsRig, *, retain: bool) -> None:
     """A spoofed reply, a replayed or retained step and poll, a halt, a command, a presence."""
     step, poll, roster = overheard(rig)
-    later = Step(
-        ep=10**6, t=0, up=0, g=0, u=0, ttl=60_000, pol=step.pol, k=step.k, m=(0, 0, 0, 0)
-    )
+    later = Step(ep=10**6, t=0, up=0, g=0, u=0, ttl=60_000, pol=step.pol, k=step.k, m=(0, 0, 0, 0))
     lies: list[tuple[str, Message]] = [
         ("rep/a", forged(poll)),
         ("conn/a", Conn(b="evil", c=99, st="OFFLINE", n=0)),
@@ -193,7 +189,9 @@ def test_nothing_under_another_name_is_delivered_or_kept(rig: TlsRig, *, retain:
     with connected(rig, "observer") as late:  # who comes later gets what is kept
         late.peer.client.subscribe([(ROOT + topic, 0) for topic in ("step", "halt", "conn/+")])
         wait_for(lambda: any(f"{ROOT}conn/b" == topic for topic, _ in late.peer.got), "presence")
-        assert not [payload for _, payload in late.peer.got if "evil" in payload or "10000" in payload]
+        assert not [
+            payload for _, payload in late.peer.got if "evil" in payload or "10000" in payload
+        ]
     taken = [entry.ep for host in "ab" for entry in rig.taken(host)]
     assert set(taken) == {1}
 
@@ -219,15 +217,16 @@ def test_a_roster_with_robots_of_another_host_is_refused(rig: TlsRig) -> None:
     assert rig.decisions()[-1].frame == 2 * ROBOTS
 
 
-@pytest.mark.parametrize("victim", ["controller", "a"])
-def test_nobody_loses_its_connection_to_a_stolen_client_id(rig: TlsRig, victim: str) -> None:
-    before = rig.errors(victim).count("disconnected")
-    with attack(rig), connected(rig, client_id=victim) as thief:
-        thief.say("rep/a", b"{}")
-    assert rig.errors(victim).count("disconnected") == before
+def test_nobody_loses_its_connection_to_a_stolen_client_id(rig: TlsRig) -> None:
+    with attack(rig):
+        for victim in ("controller", "a"):
+            with connected(rig, client_id=victim) as thief:
+                thief.say("rep/a", b"{}")
     log = rig.broker_log.read_text()
-    assert f"already connected as {victim}" not in log
-    assert f"Client {victim} " not in log
+    assert log.count("as thief (") >= 2  # what the broker made of the names
+    for victim in ("controller", "a"):
+        assert log.count(f" as {victim} (") == 1
+        assert f"Client {victim} " not in log
 
 
 def test_ten_megabytes_end_their_sender_only(rig: TlsRig) -> None:
@@ -239,10 +238,10 @@ def test_ten_megabytes_end_their_sender_only(rig: TlsRig) -> None:
     assert "Client a " not in rig.broker_log.read_text()
 
 
-@pytest.mark.parametrize("wide", ["#", f"{ROOT}#", "+/+/+/+"])
-def test_a_wildcard_shows_only_what_the_host_may_read(rig: TlsRig, wide: str) -> None:
+def test_a_wildcard_shows_only_what_the_host_may_read(rig: TlsRig) -> None:
     with attack(rig), connected(rig) as thief:
-        thief.peer.client.subscribe(wide)
+        for wide in ("#", f"{ROOT}#", "+/+/+/+", f"{ROOT}poll/+"):
+            thief.peer.client.subscribe(wide)
         rig.steers()
         topics = {topic.removeprefix(ROOT) for topic, _ in thief.peer.got}
     assert {topic.partition("/")[0] for topic in topics} <= {"step", "ctl", "pol", "halt", "cmd"}
