@@ -14,10 +14,9 @@ from kofn.controller.link.clock import Clock, MonotonicClock
 from kofn.controller.link.secret_files import PUBLIC, write_atomic
 from kofn.hardware.fleet_file import read_fleet
 from kofn.launch import options
+from kofn.launch.access_options import ANONYMOUS, Access, with_access
 from kofn.launch.output import emit
-from kofn.launch.parts import connect
 from kofn.launch.signals import StopFlag
-from kofn.launch.tls_options import InsecureLab, TlsCa, TlsCert, TlsKey, tls_files
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -26,6 +25,7 @@ if TYPE_CHECKING:
     from kofn.hardware.localise.localiser import Frame, TaggedRobot
 
 
+@with_access
 def localise(
     camera: Annotated[Path, typer.Argument(help="The camera file, as `kofn hw lens` makes it.")],
     robots: Annotated[Path, typer.Argument(help="The fleet file; robots with a `tag` are seen.")],
@@ -39,12 +39,7 @@ def localise(
     ] = None,
     v_max: Annotated[float, typer.Option(help="No robot is faster, m/s.")] = 1.0,
     fleet: options.Fleet = "fleet",
-    credentials: options.Credentials = None,
-    mqtt: options.Mqtt = "auto",
-    tls_ca: TlsCa = None,
-    tls_cert: TlsCert = None,
-    tls_key: TlsKey = None,
-    insecure_lab: InsecureLab = False,
+    access: Access = ANONYMOUS,
     json: options.Json = False,
 ) -> None:
     """See where robots are and tell their hosts, ten times a second, until stopped."""
@@ -53,8 +48,7 @@ def localise(
 
     _need_opencv()
     file, clock = read_camera(camera), MonotonicClock()
-    tls = tls_files(tls_ca, tls_cert, tls_key)
-    connection = connect(fleet, broker, credentials, mqtt, tls, insecure_lab)
+    connection = access.connect(fleet, broker)
     watcher = Localiser(
         fleet=fleet,
         robots=tagged_robots(robots),
