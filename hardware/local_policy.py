@@ -60,9 +60,14 @@ def draw_actions(cdf: FloatArray, target: int, zones: IntArray, x: FloatArray) -
         Uniforms in [0, 1), shape (n,).
     """
     known = zones >= 0
-    rows = cdf[target][np.where(known, zones, 0)]
-    actions = (rows[:, :-1] <= x[:, None]).sum(axis=1)
-    return np.where(known, actions, HOLD).astype(np.int64)
+    rows = cdf[target]
+    at = np.where(known, zones, 0)
+    actions = np.zeros(zones.size, dtype=np.int64)
+    # One column after the other: a table of (n, A_l) would be most of a large host's step.
+    for j in range(rows.shape[1] - 1):
+        actions += rows[:, j].take(at) <= x
+    actions[~known] = HOLD
+    return actions
 
 
 class PolicyShelf:

@@ -106,6 +106,7 @@ class WorldBank:
         self._actions = np.full(spec.n, HOLD, dtype=np.int64)
         self._trouble: Mapping[int, str] = {}
         self._news: list[tuple[str, str]] = []
+        self._digested: tuple[Snapshot, str] | None = None
         self._open = False
         self._option_ticks = round(spec.period_s / spec.tick_s)
         self._ticks_left = 0
@@ -163,7 +164,7 @@ class WorldBank:
             up=snapshot.up,
             time_s=snapshot.time_s,
             altered=None if self._injector is None else self._injector.deaf,
-            digest=digest_of(snapshot),
+            digest=self._digest(snapshot),
         )
 
     def apply(self, actions: IntArray) -> None:
@@ -250,6 +251,19 @@ class WorldBank:
     def _condition(self) -> Condition:
         condition: Condition = self._world.condition  # type: ignore[attr-defined]
         return condition
+
+    def _digest(self, snapshot: Snapshot) -> str:
+        """Name the state; one that was named at the last reading is not hashed again."""
+        if snapshot.poses is not None:
+            return digest_of(snapshot)
+        if self._digested is not None:
+            last, name = self._digested
+            if np.array_equal(last.zones, snapshot.zones) and np.array_equal(last.up, snapshot.up):
+                return name
+        # The copy is ours: whoever gets the reading may write into it.
+        kept = snapshot._replace(zones=snapshot.zones.copy(), up=snapshot.up.copy())
+        self._digested = kept, digest_of(snapshot)
+        return self._digested[1]
 
     def _note_trouble(self, snapshot: Snapshot) -> None:
         """Log robots that have gone out of play, or come back, since the last look."""

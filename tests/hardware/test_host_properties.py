@@ -258,6 +258,8 @@ def test_drawn_actions_have_positive_probability(
     assert (actions[zones < 0] == HOLD).all()
     known = zones >= 0
     assert (pi_l[target, zones[known], actions[known]] > 0).all()
+    by_table = (cdf[target][zones[known]][:, :-1] <= x[known, None]).sum(axis=1)
+    assert actions[known].tolist() == by_table.tolist()
 
 
 def test_action_frequencies_are_those_of_the_policy() -> None:

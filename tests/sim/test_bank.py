@@ -14,6 +14,9 @@ from kofn.controller.link.hostlog import Header, HostLog, Poses, read_host_log
 from kofn.controller.link.messages import Pace
 from kofn.hardware.driver import Bank
 from kofn.sim.bank import WorldBank
+from kofn.sim.finite import FiniteWorld
+from kofn.sim.motion import MotionKernel
+from kofn.sim.world import digest_of
 
 NAMES = ("a", "b", "c")
 GO = np.array([1, 2, 0])
@@ -138,3 +141,19 @@ def test_impossible_bank_is_refused_in_one_sentence(
 ) -> None:
     with pytest.raises(InputError, match=sentence):
         WorldBank(JumpWorld(), names, seed=1, pace=pace, clock=FakeClock())
+
+
+def test_a_reading_names_the_state_now_whatever_was_written_into_the_last_one() -> None:
+    world = FiniteWorld(3, MotionKernel([[[0.0, 1.0]], [[1.0, 0.0]]]), period_s=1.0)
+    bank = WorldBank(world, NAMES, seed=3, pace="lockstep", clock=FakeClock())
+    bank.open()
+    first = bank.read()
+    assert bank.read().digest == first.digest == digest_of(world.observe())
+    first.zones[:] = 1 - first.zones  # what the world will be
+    bank.apply(np.zeros(3, dtype=np.int64))
+    while bank.advance():
+        pass
+    after = bank.read()
+    assert after.digest == digest_of(world.observe()) != first.digest
+    world.condition.up[1] = False
+    assert bank.read().digest == digest_of(world.observe()) != after.digest

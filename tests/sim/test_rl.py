@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: MIT
 """The environments keep the libraries' contracts and pay what `rollout` and the exact value say."""
 
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -27,7 +28,7 @@ from kofn.sim.rl import DISPATCHER_ID, DispatcherEnv, SwarmEnv  # noqa: E402
 if TYPE_CHECKING:
     from kofn.sim.world import IntArray
 
-WORLDS = [None, "finite", "kinematic", pytest.param("bullet", marks=pytest.mark.bullet)]
+SLOW_BULLET = pytest.param("bullet", marks=(pytest.mark.bullet, pytest.mark.slow))
 
 
 def _need(world: object) -> None:
@@ -92,7 +93,9 @@ def _swarm_returns(env: SwarmEnv, policy: Policy, episodes: int) -> tuple[float,
     return _returns(episode, episodes)
 
 
-@pytest.mark.parametrize("world", WORLDS)
+@pytest.mark.parametrize(
+    "world", [None, "finite", "kinematic", pytest.param("bullet", marks=pytest.mark.bullet)]
+)
 def test_the_dispatcher_passes_gymnasium_own_checks(world: str | None) -> None:
     _need(world)
     env = gymnasium.make(DISPATCHER_ID, game="arena", n=6, k=2, world=world, horizon=5)
@@ -100,7 +103,7 @@ def test_the_dispatcher_passes_gymnasium_own_checks(world: str | None) -> None:
     env.close()
 
 
-@pytest.mark.parametrize("world", WORLDS[1:])
+@pytest.mark.parametrize("world", ["finite", "kinematic", SLOW_BULLET])
 def test_the_swarm_passes_pettingzoo_own_checks(world: str, capsys: Any) -> None:
     _need(world)
 
@@ -141,7 +144,7 @@ def test_a_swarm_earns_what_rollouts_do_with_and_without_memory() -> None:
     for memory, policy in (("none", _policy(game, 2)), ("auto", _policy(game, 2, memory=9.0))):
         env = SwarmEnv(game, n=5, k=2, dispatcher=policy, memory=memory)
         mean, error = _swarm_returns(env, policy, 200)
-        played = rollout(game, policy, n=5, k=2, rollouts=20000, memory=memory)
+        played = rollout(game, policy, n=5, k=2, rollouts=10000, memory=memory)
         assert abs(mean - played.mean) < 4 * np.hypot(error, played.stderr)
 
 
@@ -150,7 +153,7 @@ def test_robots_choose_before_they_see_the_next_target() -> None:
     policy = _policy(game, 2)
     env = SwarmEnv(game, n=5, k=2, dispatcher=policy)
     mean, error = _swarm_returns(env, policy, 200)
-    played = rollout(game, policy, n=5, k=2, rollouts=20000, act_first=True)
+    played = rollout(game, policy, n=5, k=2, rollouts=10000, act_first=True)
     assert abs(mean - played.mean) < 4 * np.hypot(error, played.stderr)
 
 
@@ -218,7 +221,7 @@ def test_pictures_show_the_robots_or_their_shares(world: str | None) -> None:
         ({"n": 0}, "fleet size 0 is not a whole number of at least 1"),
         ({"n": 4, "k": 5}, "poll size 5 exceeds fleet size 4"),
         ({"k": 2.5}, "poll size 2.5 is not a whole number"),
-        ({"horizon": 0}, "horizon is 0, but must be between 1"),
+        ({"horizon": 0}, "horizon 0 is not a whole number from 1"),
         ({"world": "mars"}, "unknown world 'mars'; known are bullet, kinematic, finite"),
         ({"render_mode": "human"}, "render_mode is 'human', not None or one of rgb_array"),
     ],
@@ -277,3 +280,15 @@ def test_without_the_libraries_one_sentence_names_the_extra() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "kofn.sim.rl needs Gymnasium and PettingZoo: pip install 'kofn[rl]'\n"
+
+
+@pytest.mark.parametrize("whole", [False, pytest.param(True, marks=pytest.mark.slow)])
+def test_the_example_of_the_docs_learns(whole: bool, capsys: pytest.CaptureFixture[str]) -> None:
+    page = (Path(__file__).resolve().parents[2] / "docs" / "reinforcement-learning.md").read_text()
+    (block,) = re.findall(r"^```python\n(.*?)^```", page, re.DOTALL | re.MULTILINE)
+    if not whole:  # fewer episodes: it has learned something, not all that the page says
+        block = block.replace("range(300)", "range(100)").replace("in range(100)]", "in range(20)]")
+    exec(compile(block, "reinforcement-learning.md", "exec"), {})  # noqa: S102
+    lines = [line.split() for line in capsys.readouterr().out.splitlines()]
+    mean = {words[0]: float(words[1]) for words in lines}
+    assert mean["random"] + (30 if whole else 10) < mean["Q-learning"] < mean["kofn"]
