@@ -37,7 +37,7 @@ from kofn.controller.link.messages import (
 from kofn.controller.link.topics import Topics, check_host
 from kofn.controller.link.transport import Inbound, Transport
 from kofn.hardware.announce import Announcer
-from kofn.hardware.driver import Bank, SteppedBank
+from kofn.hardware.driver import Bank, IdleBank, SteppedBank
 from kofn.hardware.events import Reporter
 from kofn.hardware.guard import HostGuard
 from kofn.hardware.host_core import HostCore, Verdict, target_of
@@ -48,6 +48,8 @@ _log = logging.getLogger(__name__)
 
 REALTIME_SLICE_S = 0.01
 """Between two looks at a bank that moves by itself, fleet seconds."""
+IDLE_S = 0.2
+"""Between two looks at robots that do nothing and still have something to say, fleet seconds."""
 PATIENCE_WALL_S = 0.2
 """Longest wait in `run` before `should_stop` is asked again, wall seconds."""
 MESSAGES_PER_TURN = 64
@@ -129,6 +131,7 @@ class HostAgent:
         )
         # Asked once: the look at a Protocol costs as much as all the rest of a step.
         self._stepped = bank if isinstance(bank, SteppedBank) else None
+        self._idle = bank.idle if isinstance(bank, IdleBank) else None
         self._busy = False
         self._controller_s = clock.now()
         self._started_s = 0.0
@@ -373,6 +376,8 @@ class HostAgent:
         self._reporter.flush(now_s)
         if self._busy:
             self._advance()
+        elif self._idle is not None:
+            self._idle()
         if self._busy and self._lockstep:
             return now_s
         plans = [self._core.due_s(), self._reporter.due_s()]
@@ -380,6 +385,8 @@ class HostAgent:
             plans.append(now_s + REALTIME_SLICE_S)
         if self._link is not None:
             plans.append(self._link.due_s())
+        if self._idle is not None:
+            plans.append(now_s + IDLE_S)
         return min((time_s for time_s in plans if time_s is not None), default=None)
 
     def _advance(self) -> None:

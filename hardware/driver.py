@@ -162,3 +162,12 @@ class SteppedBank(Protocol):
     def news(self) -> list[tuple[str, str]]:
         """Return (code, sentence) of what happened since the last call."""
         ...
+
+
+@runtime_checkable
+class IdleBank(Protocol):
+    """What a bank may have beside `Bank`: it is looked at while no option is under way."""
+
+    def idle(self) -> None:
+        """Take note of what robots say; called several times a second instead of `advance`."""
+        ...

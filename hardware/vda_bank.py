@@ -12,6 +12,7 @@ import os
 import threading
 from collections.abc import Sequence
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -19,8 +20,10 @@ import numpy as np
 
 from kofn.controller.core.errors import InputError
 from kofn.controller.link.clock import Clock
+from kofn.controller.link.hostlog import HostLog, Poses
 from kofn.controller.link.messages import Pace
 from kofn.controller.link.mqtt import MqttTransport
+from kofn.controller.link.tls import TlsFiles
 from kofn.controller.link.transport import Session, Transport
 from kofn.hardware.driver import HOLD, IntArray, Reading
 from kofn.hardware.drivers.vda5050 import Out, Vehicle, check_vehicle
@@ -33,6 +36,7 @@ from kofn.hardware.watchdog import Watchdog
 _log = logging.getLogger(__name__)
 
 KINDS = ("state", "connection", "factsheet")
+POSE_LOG_S = 0.1
 
 
 class VehicleName(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -57,6 +61,8 @@ class VdaSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
         Node of each zone, in the order of the zones round the ring.
     username, password_env
         Login at that broker; the password comes from the environment variable named.
+    tls_ca, tls_cert, tls_key
+        Certificates (PEM) for an `mqtts://` broker; a name of its own, not the host's.
     request_after_s
         A state older than that is asked for.
     oldest_s
@@ -68,6 +74,9 @@ class VdaSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     nodes: list[Node]
     username: str | None = None
     password_env: str = "KOFN_VDA_PASSWORD"  # noqa: S105  the name of a variable
+    tls_ca: str = ""
+    tls_cert: str = ""
+    tls_key: str = ""
     request_after_s: float = 2.0
     oldest_s: float = 35.0
 
@@ -84,6 +93,8 @@ def read_settings(settings: dict[str, Any]) -> VdaSettings:
         raise InputError(f"vda5050: {len(read.nodes)} nodes, a ring needs at least 3 zones")
     for vehicle in read.vehicles:
         check_vehicle(vehicle.manufacturer, vehicle.serial)
+    if bool(read.tls_cert) != bool(read.tls_key):
+        raise InputError("vda5050: tls_cert and tls_key belong together")
     if not 0 < read.request_after_s < read.oldest_s:
         raise InputError(
             f"vda5050: 0 < request_after_s = {read.request_after_s} < oldest_s = {read.oldest_s} "
@@ -107,6 +118,8 @@ class VdaBank:
         Length of an option.
     transport
         To the vehicles' broker; not open yet.
+    log
+        Where to write poses; its header is somebody else's.
     """
 
     pace: Pace = "realtime"
@@ -119,7 +132,9 @@ class VdaBank:
         safety: Safety,
         option_s: float = 6.0,
         transport: Transport,
+        log: HostLog | None = None,
     ) -> None:
+        self._log, self._logged_s = log, -np.inf
         self.robots = robot_names(settings)
         self.n_zones, self.n_actions, self.option_s = len(settings.nodes), N_ACTIONS, option_s
         self.safety = safety
@@ -194,14 +209,30 @@ class VdaBank:
         with self._lock:
             for i, vehicle in enumerate(self.vehicles):
                 self.safety.command(i)  # the beat: whoever calls this is alive
+                if self._fresh(vehicle, now_s):
+                    self.safety.see_pose(i)
                 if self.safety.permits(i) or vehicle.target is None:
                     self._send(vehicle.due(now_s))
                 if now_s - vehicle.state_s > self._settings.request_after_s:
                     self._send(vehicle.request_state(now_s))
+        if now_s - self._logged_s >= POSE_LOG_S:
+            self._logged_s = now_s
+            self._log_poses(now_s)
         if now_s < self._until_s:
             return True
         self.safety.pause()
         return False
+
+    def idle(self) -> None:
+        """Hear what vehicles say of themselves: who is disarmed can be armed by that only."""
+        self._pump()
+        now_s = self._clock.now()
+        with self._lock:
+            for i, vehicle in enumerate(self.vehicles):
+                if self._fresh(vehicle, now_s):
+                    self.safety.see_pose(i)
+                if now_s - vehicle.state_s > self._settings.request_after_s:
+                    self._send(vehicle.request_state(now_s))
 
     def hold(self) -> None:
         """Stop all; idempotent, never raises."""
@@ -234,6 +265,27 @@ class VdaBank:
     def _send(self, messages: Sequence[Out]) -> None:
         for message in messages:
             self._transport.publish(message.topic, message.payload)
+
+    def _fresh(self, vehicle: Vehicle, now_s: float) -> bool:
+        """Whether a vehicle's state is as new as it sends them.
+
+        A vehicle knows where it is all the time, and says so seldom: asked after
+        `request_after_s`, it has two of its own intervals to answer.
+        """
+        most_s = self._settings.request_after_s + 2 * vehicle.interval_s
+        online = not vehicle.unavailable(now_s, self._settings.oldest_s)
+        return online and now_s - vehicle.state_s <= most_s
+
+    def _log_poses(self, now_s: float) -> None:
+        states = [vehicle.state for vehicle in self.vehicles]
+        if self._log is None or any(state is None or state.position is None for state in states):
+            return
+        rows = [
+            (round(s.position[0], 3), round(s.position[1], 3), round(s.heading, 3))
+            for s in states
+            if s is not None and s.position is not None
+        ]
+        self._log.write(Poses(time_s=now_s - self._opened_s, p=rows))
 
     def _pump(self) -> None:
         while (inbound := self._transport.receive(0.0)) is not None:
@@ -268,7 +320,13 @@ def robot_names(settings: VdaSettings) -> tuple[str, ...]:
     return tuple(one.robot or f"{one.manufacturer}.{one.serial}" for one in settings.vehicles)
 
 
-def make_bank(settings: VdaSettings, clock: Clock, safety: Safety, option_s: float) -> VdaBank:
+def make_bank(
+    settings: VdaSettings,
+    clock: Clock,
+    safety: Safety,
+    option_s: float,
+    log: HostLog | None = None,
+) -> VdaBank:
     """Return a bank with a transport of its own to the vehicles' broker.
 
     Raises
@@ -281,11 +339,18 @@ def make_bank(settings: VdaSettings, clock: Clock, safety: Safety, option_s: flo
         raise InputError(
             f"the password of {settings.username!r} must be in {settings.password_env}"
         )
+    tls = None
+    if settings.tls_cert or settings.tls_ca:
+        files = settings.tls_ca, settings.tls_cert, settings.tls_key
+        tls = TlsFiles(*(Path(file) if file else None for file in files))
     transport = MqttTransport(
         settings.url,
         clock,
         username=settings.username,
         password=password if settings.username is not None else None,
         keepalive_s=5,
+        tls=tls,
     )
-    return VdaBank(settings, clock=clock, safety=safety, option_s=option_s, transport=transport)
+    return VdaBank(
+        settings, clock=clock, safety=safety, option_s=option_s, transport=transport, log=log
+    )

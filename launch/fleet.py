@@ -30,16 +30,18 @@ from kofn.controller.link.broker import Broker, BrokerUser, start_broker
 from kofn.controller.link.secret_files import write_atomic
 from kofn.controller.record import RunFolder
 from kofn.hardware.announce import offer
-from kofn.hardware.board_settings import BoardBroker, BoardSettings, token_hash
+from kofn.hardware.board_settings import BoardBroker, BoardSettings, to_der, token_hash
 from kofn.hardware.firmware_bench import prepare_bench
 from kofn.launch.entry import Interrupted
+from kofn.launch.fakes import FakeHosts
 from kofn.launch.output import Progress
+from kofn.launch.participation import by_kind
 from kofn.launch.parts import read_credentials, read_kernel, robot_names, write_credentials
 from kofn.launch.preparing import load_policy, train_policy
-from kofn.launch.scenario import HostSection, Scenario
+from kofn.launch.scenario import AUTO, HostSection, Scenario
 from kofn.launch.seeds import named_seed
 from kofn.launch.supervise import Child, Supervisor
-from kofn.launch.tls_fleet import TlsFleet
+from kofn.launch.tls_fleet import TlsFleet, make_authority
 from kofn.launch.truth import LAST_STEPS, mean_reward, read_truth, share_in_target
 from kofn.launch.verifying import KERNEL
 from kofn.sim.faults import faults_of_hosts
@@ -76,9 +78,11 @@ def run_scenario(scenario: Scenario, *, runs: Path, video: bool = True) -> dict[
     users = [BrokerUser("controller", secrets.token_urlsafe(18), "controller")]
     users += [BrokerUser(h.name, secrets.token_urlsafe(18), "host") for h in scenario.hosts]
     secured = None
-    if scenario.broker.tls:
+    if scenario.broker.tls and scenario.broker.tls != AUTO:
         secured = TlsFleet(Path(scenario.broker.tls), scenario)
     with _private_folder() as workdir:
+        if scenario.broker.tls == AUTO:
+            secured = TlsFleet(make_authority(workdir / "ca", scenario), scenario)
         for user in users:
             write_credentials(workdir / f"{user.name}.json", user.name, user.password)
         write_atomic(workdir / ALLOW_LIST, _allow_list(scenario).to_toml().encode())
@@ -229,6 +233,8 @@ def _results(
     }
     if any(host.kind == "swarm" and host.world == "kinematic" for host in scenario.hosts):
         result["calibrated"] = False  # moves succeed at other rates than those of wheels
+    if len({host.kind for host in scenario.hosts}) > 1:
+        result["kinds"] = by_kind(folder.path, scenario)
     if control is not None:
         random = _measure(control, game)
         control.update_summary(**random)
@@ -280,7 +286,16 @@ class _Runner:
     def play(self, folder: RunFolder, dispatcher: Dispatcher) -> dict[str, Any]:
         """Play one run in its folder and return its summary."""
         scenario = self._scenario
+        self._fakes = FakeHosts(
+            scenario,
+            self._supervisor,
+            self._workdir / dispatcher,
+            self._broker.url,
+            self._secured,
+        )
+        devices = self._fakes.start(dispatcher)
         hosts = [self._start_host(host, folder, dispatcher) for host in scenario.hosts]
+        self._fakes.arm(lambda: _check_broker(self._broker))
         controller = self._supervisor.start(
             f"controller-{dispatcher}", self._controller_command(folder, dispatcher)
         )
@@ -290,6 +305,8 @@ class _Runner:
         if code != 0:
             raise RunError(f"the controller {controller.how_it_ended()}")
         self._supervisor.stop(hosts)
+        self._supervisor.stop(devices)
+        self._fakes.keep_records(folder.path / "robots")
         summary = folder.read_summary()
         if summary is None:
             raise RunError("the controller ended without a summary")
@@ -329,23 +346,35 @@ class _Runner:
                     kernel = str(Path(kernel).absolute())
                 command += ["--kernel", kernel]
         else:
-            command += ["--driver", host.driver, "--zone", str(host.zone)]
+            command += ["--zone", str(host.zone)]
+            command += ["--safety", msgspec.json.encode(scenario.safety).decode()]
+            if host.fake:
+                command += self._fakes.options(host)
+            else:
+                settings = msgspec.json.encode(host.settings).decode()
+                command += ["--driver", host.driver, "--settings", settings]
         return self._supervisor.start(f"{host.name}-{dispatcher}", command)
 
     def _start_board(self, host: HostSection, folder: RunFolder, dispatcher: Dispatcher) -> Child:
         """Start the firmware of one board in the unix port; somebody holds its arm button."""
         scenario = self._scenario
         address = parse_url(self._broker.url)
+        place = self._workdir / "boards" / f"{host.name}-{dispatcher}"
         user, password = None, None
-        if self._broker.kind != "url":
+        if self._secured is None and self._broker.kind != "url":
             user, password = read_credentials(self._workdir / f"{host.name}.json")
         speed, period_ms = scenario.time.speed, round(1000 * scenario.time.period_s)
+        safety = scenario.safety
         settings = BoardSettings(
             fleet=scenario.name,
             host=host.name,
             robot=robot_names(host.name, 1)[0],
             broker=BoardBroker(
-                host=address.host, port=address.port, user=user or "", password=password or ""
+                host=address.host,
+                port=address.port,
+                user=user or "",
+                password=password or "",
+                **self._board_certificates(host.name, place),
             ),
             token_sha256=token_hash(secrets.token_hex(16)),
             arena=msgspec.to_builtins(scenario.arena),
@@ -354,14 +383,26 @@ class _Runner:
             option_ms=period_ms,
             hold_ms=min(3 * period_ms, 600_000),
             # Fleet time runs faster on the bench, the machine does not.
-            deadman_ms=min(2000, round(500 * max(1.0, speed))),
-            link_ms=min(10_000, round(2000 * max(1.0, speed))),
+            deadman_ms=min(2000, round(1000 * safety.deadman_s * max(1.0, speed))),
+            link_ms=min(10_000, round(1000 * safety.link_s * max(1.0, speed))),
+            pose_max_age_ms=round(1000 * safety.pose_max_age_s),
             speed=speed,
             log=str((folder.hosts / f"{host.name}.jsonl").absolute()),
         )
         folder.hosts.mkdir(parents=True, exist_ok=True)
-        place = self._workdir / "boards" / f"{host.name}-{dispatcher}"
         return self._supervisor.start(f"{host.name}-{dispatcher}", prepare_bench(place, settings))
+
+    def _board_certificates(self, name: str, place: Path) -> dict[str, str]:
+        """Put a board's certificates beside its settings, in the form that its TLS reads."""
+        if self._secured is None:
+            return {}
+        files, names = self._secured.files(name), {"server_name": self._secured.server_name}
+        for what, file in (("ca", files.ca), ("cert", files.certificate), ("key", files.key)):
+            assert file is not None  # noqa: S101  a member has all three
+            place.mkdir(parents=True, exist_ok=True, mode=0o700)
+            names[what] = str(place / f"{what}.der")
+            write_atomic(Path(names[what]), to_der(file.read_bytes(), str(file)))
+        return names
 
     def _controller_command(self, folder: RunFolder, dispatcher: Dispatcher) -> list[str]:
         scenario = self._scenario

@@ -7,6 +7,7 @@ broker -> presence. At the end: motors, farewell, connection, socket.
 
 import os
 import secrets
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import msgspec
 
 from kofn.controller.core.errors import InputError
 from kofn.controller.link.clock import MonotonicClock
+from kofn.controller.link.hostlog import Header
 from kofn.controller.link.topics import check_host
 from kofn.hardware.black_box import BlackBox
 from kofn.hardware.driver_bank import DriverBank, pose_in_zone
@@ -156,11 +158,23 @@ def _run_edge(connection: Connection, config: RobotConfig, clock: MonotonicClock
     safety = Safety(
         vehicle_names(settings), clock, config.safety, memory=SafetyMemory(folder), record=record
     )
-    bank = make_bank(settings, clock, safety, config.period_s)
     local = LocalSocket(folder / SOCKET, LocalRequests(safety, folder, record=record))
     keepalive_s = max(1, round(config.safety.link_s / 2))
     wire = msgspec.structs.replace(connection, keepalive_s=keepalive_s)
     with log_of(config.log) as log:
+        bank = make_bank(settings, clock, safety, config.period_s, log)
+        if log is not None:
+            log.write(
+                Header(
+                    host=config.host,
+                    robots=list(bank.robots),
+                    arena=config.layout.as_arena(),
+                    option_s=config.period_s,
+                    seed=config.seed,
+                    backend=EDGE,
+                    versions={"kofn": version("kofn")},
+                )
+            )
         try:
             local.open()
             return serve(wire, config.host, bank, clock, config.seed, log, safety)

@@ -12,7 +12,7 @@ name = "arena"                 # a preset, a .toml, or module:factory
 parameters = { move_success = 0.7 }
 
 [[hosts]]
-kind = "swarm"                 # or "robot", "firmware"
+kind = "swarm"                 # or "robot", "firmware", "fake-serial" ..
 name = "sim-0"
 robots = 10
 ```
@@ -35,6 +35,8 @@ from kofn.hardware.arena import Layout, layout_of
 from kofn.hardware.drivers.registry import make_driver
 from kofn.hardware.firmware_bench import find_micropython
 from kofn.hardware.ring import RingLayout
+from kofn.hardware.safety_task import SafetySettings
+from kofn.hardware.vda_bank import read_settings
 from kofn.launch.seeds import MAX_SEED
 from kofn.sim.faults import Fault, check_faults
 from kofn.sim.robots import RobotSpec
@@ -43,6 +45,29 @@ from kofn.sim.worlds import WORLDS, Fidelity
 
 MIN_PERIOD_S, MAX_PERIOD_S = 0.1, 1e6
 MAX_SPEED = 1000.0
+AUTO = "auto"
+MAX_COPIES = 1000
+FAKES = {
+    "fake-serial": "serial",
+    "fake-create2": "create2",
+    "fake-rosbridge": "rosbridge",
+    "fake-vda5050": "vda5050",
+}
+"""Kinds of hosts whose devices are made by `kofn up` itself, with their drivers."""
+FAKES_OWN = frozenset(
+    {
+        "port",
+        "url",
+        "vehicles",
+        "nodes",
+        "username",
+        "password_env",
+        "tls_ca",
+        "tls_cert",
+        "tls_key",
+    }
+)
+"""Settings that say where a device is: of a fake they are not for the scenario to choose."""
 MAX_WHEELED = 300
 """Robots in one bullet world: beyond it, seconds of computing go into one of theirs."""
 
@@ -71,7 +96,7 @@ class BrokerSection(Section, frozen=True, kw_only=True):
     """`auto`, `mosquitto`, `amqtt` or a URL; `port` 0 picks a free one.
 
     `tls`: folder of an authority (`kofn ca init`) whose broker is started and whose certificates
-    all processes use; its configuration says the port.
+    all processes use; its configuration says the port. `auto` makes one for this run alone.
     """
 
     choice: str = "auto"
@@ -103,19 +128,39 @@ class PollingSection(Section, frozen=True, kw_only=True):
 class HostSection(Section, frozen=True, kw_only=True):
     """One host process: a simulated swarm of `robots`, one robot with a driver, or one board.
 
-    A board ("firmware") is the MicroPython firmware on this machine, its motors in a stub.
+    A board ("firmware") is the MicroPython firmware on this machine, its motors in a stub. Hosts
+    of the kinds "fake-.." drive devices without hardware that are started for them; `arm` says
+    that these are armed, too.
     """
 
-    kind: Literal["swarm", "robot", "firmware"] = "swarm"
+    kind: Literal[
+        "swarm",
+        "robot",
+        "firmware",
+        "fake-serial",
+        "fake-create2",
+        "fake-rosbridge",
+        "fake-vda5050",
+    ] = "swarm"
     name: str
     robots: Annotated[int, Meta(ge=1, le=1_000_000)] = 1
+    copies: Annotated[int, Meta(ge=1, le=MAX_COPIES)] = 1
+    """So many hosts like this one, NAME-0, NAME-1 .., each in the next zone."""
     world: str = "bullet"
     fidelity: Fidelity = "default"
     kernel: str = ""
     """Motion of a finite world: a file, or a game; empty is the scenario's own game."""
     driver: str = "dry_run"
     zone: Annotated[int, Meta(ge=0)] = 0
-    """Zone in which a robot or a board stands at the start."""
+    """Zone in which a robot or a board stands at the start; vehicles in it and those after it."""
+    settings: dict[str, Any] = {}
+    """Of the driver."""
+    arm: bool = False
+
+    @property
+    def fake(self) -> str:
+        """Name of the driver whose device is a fake; "" for other kinds."""
+        return FAKES.get(self.kind, "")
 
     @property
     def physical(self) -> bool:
@@ -140,6 +185,8 @@ class Scenario(Section, frozen=True, kw_only=True):
     broker: BrokerSection = BrokerSection()
     time: TimeSection = TimeSection()
     polling: PollingSection = PollingSection()
+    safety: SafetySettings = SafetySettings()
+    """Time limits of hosts with drivers, and of boards."""
     arena: Layout = RingLayout()
     robot: RobotSpec = RobotSpec()
     faults: list[Fault] = []
@@ -178,12 +225,13 @@ class Scenario(Section, frozen=True, kw_only=True):
         if doubled:
             raise InputError(f"host name {min(doubled)!r} is used twice in [[hosts]]")
         for host in self.hosts:
-            if host.physical and host.robots != 1:
+            self._check_device(host)
+            if host.physical and host.robots != 1 and host.kind != "fake-vda5050":
                 raise InputError(
                     f"host {host.name!r} of kind {host.kind!r} has 1 robot, not {host.robots}"
                 )
             if host.kind == "robot":
-                make_driver(host.driver, MonotonicClock())  # refuses a driver that is not there
+                make_driver(host.driver, MonotonicClock(), host.settings)  # refuses what is unknown
             if host.kind == "firmware":
                 find_micropython()  # refuses where there is none
             if host.physical and not isinstance(self.arena, RingLayout):
@@ -202,6 +250,7 @@ class Scenario(Section, frozen=True, kw_only=True):
         if self.steps < 1:
             raise InputError(f"steps {self.steps} must be at least 1")
         check_time(self.time.period_s, self.time.speed)
+        self.safety.checked()
         if self.swarms:
             check_period(self.time.period_s)
         if self.pace == "lockstep" and self.time.speed != 1.0:
@@ -216,6 +265,40 @@ class Scenario(Section, frozen=True, kw_only=True):
             **msgspec.to_builtins(self.polling),
         )
         return self
+
+    def _check_device(self, host: HostSection) -> None:
+        """Refuse settings of a device that is none, and arming of one that is no fake."""
+        if host.arm and not host.fake:
+            raise InputError(
+                f"host {host.name!r}: arm is for devices that are fakes; a robot of kind "
+                f"{host.kind!r} is armed at the robot (kofn hw arm), or needs no arming"
+            )
+        if host.settings and host.kind != "robot" and not host.fake:
+            raise InputError(f"host {host.name!r} of kind {host.kind!r} has no driver to set")
+        if not host.fake:
+            return
+        if own := sorted(FAKES_OWN & set(host.settings)):
+            raise InputError(
+                f"host {host.name!r}: setting {own[0]!r} says where a device is; that of a fake "
+                "is made for it"
+            )
+        if self.time.speed != 1.0:
+            raise InputError(
+                f"host {host.name!r} of kind {host.kind!r} runs at speed 1, not "
+                f"{self.time.speed:g}: its driver and device know no other time"
+            )
+        if host.fake != "vda5050":
+            where = {} if host.fake == "rosbridge" else {"port": "fake"}
+            make_driver(host.fake, MonotonicClock(), host.settings | where)
+            return
+        if not self.broker.tls:
+            raise InputError(
+                f"host {host.name!r}: fake vehicles share the fleet's broker by certificates; "
+                f"set broker.tls = {AUTO!r}"
+            )
+        probe = {"url": "mqtt://127.0.0.1", "vehicles": [{"manufacturer": "a", "serial": "b"}]}
+        nodes = [{"id": f"z{i}", "x": 0, "y": 0} for i in range(3)]
+        read_settings({**host.settings, **probe, "nodes": nodes})
 
     def _check_swarm(self, host: HostSection) -> None:
         """Refuse robots that the host's world cannot hold."""
@@ -298,7 +381,9 @@ def load_scenario(path: str) -> Scenario:
         scenario = msgspec.convert(tables, Scenario)
     except msgspec.ValidationError as error:
         raise InputError(f"{path}: {error}") from error
-    return scenario.checked()
+    zones = scenario.arena.zones
+    hosts = [copy for host in scenario.hosts for copy in _copies(host, zones)]
+    return msgspec.structs.replace(scenario, hosts=hosts).checked()
 
 
 def scenario_folder() -> Path:
@@ -306,6 +391,18 @@ def scenario_folder() -> Path:
     from kofn.launch import scenarios
 
     return Path(next(iter(scenarios.__path__)))
+
+
+def _copies(host: HostSection, zones: int) -> list[HostSection]:
+    """Return NAME-0, NAME-1 .., each in the next zone; a host without copies as it is."""
+    if host.copies == 1:
+        return [host]
+    return [
+        msgspec.structs.replace(
+            host, copies=1, name=f"{host.name}-{i}", zone=(host.zone + i) % zones
+        )
+        for i in range(host.copies)
+    ]
 
 
 def _refuse_unknown_keys(

@@ -88,14 +88,20 @@ class Supervisor:
             Another child ended meanwhile.
         """
         while child.process.poll() is None:
-            for other in self._children:
-                # A host that was told to leave ends well; nothing else does so in mid-run.
-                if other is not child and other.process.poll() not in (None, 0):
-                    raise RunError(f"{other.name} {other.how_it_ended()}")
+            self.check(but=child)
             on_poll()
             time.sleep(POLL_S)
         self._children.remove(child)
         return child.process.returncode
+
+    def check(self, but: Child | None = None) -> None:
+        """Raise `RunError` when a child (other than `but`) has ended.
+
+        A host that was told to leave ends well; nothing else does so in mid-run.
+        """
+        for other in self._children:
+            if other is not but and other.process.poll() not in (None, 0):
+                raise RunError(f"{other.name} {other.how_it_ended()}")
 
     def stop(self, children: Sequence[Child] | None = None) -> None:
         """End the given children (default: all, last started first): SIGTERM, then SIGKILL."""

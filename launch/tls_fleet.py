@@ -1,14 +1,18 @@
 # SPDX-License-Identifier: MIT
 """A fleet on this machine with the certificates of `kofn ca`: its broker, and each one's options.
 
-The scenario names the authority's folder (`[broker] tls = "ca"`). mosquitto is started with the
-configuration and rights in it, on its port, and ends with this process.
+The scenario names the authority's folder (`[broker] tls = "ca"`), or asks for one that is made for
+the run and gone with it (`"auto"`). mosquitto is started with the configuration and rights in it,
+on its port, and ends with this process.
 """
 
+import ipaddress
 import shutil
+import socket
 import ssl
 import subprocess
 import time
+from datetime import UTC, datetime
 from pathlib import Path
 
 from kofn.controller.core.errors import InputError, RunError
@@ -16,11 +20,14 @@ from kofn.controller.link.address import BrokerAddress
 from kofn.controller.link.allow_list import read_allow_list
 from kofn.controller.link.broker import LOG_NAME, Broker
 from kofn.controller.link.children import spawn_child
+from kofn.controller.link.credentials import VehicleRole
+from kofn.controller.link.messages import RobotRange
 from kofn.controller.link.mosquitto_config import CONFIG_NAME
 from kofn.controller.link.probe import Connack, probe
 from kofn.controller.link.tls import TlsFiles, make_context
+from kofn.launch.fake_vehicles import control_name, vehicle_names, vehicle_roots
 from kofn.launch.parts import robot_names
-from kofn.launch.scenario import Scenario
+from kofn.launch.scenario import HostSection, Scenario
 
 START_S = 15.0
 
@@ -53,6 +60,17 @@ class TlsFleet:
                     f"host {host.name!r}: {objection}; enroll it: kofn ca enroll {host.name} "
                     f"--count {host.robots} --dir {folder}"
                 )
+        for host in scenario.hosts:
+            for name, role, roots in vehicle_members(host):
+                member = members.hosts.get(name)
+                if member is None or (member.role, member.vehicles) != (role, roots):
+                    how = "--vehicle" if role == "vehicle" else "--controls"
+                    raise InputError(
+                        f"host {host.name!r}: {name!r} is not enrolled for its vehicles: "
+                        f"kofn ca enroll {name} {how} {','.join(roots)} --dir {folder}"
+                    )
+        named = [name for name in members.broker_names if not _is_address(name)]
+        self.server_name = (named or members.broker_names)[0]
         self._address = BrokerAddress(members.broker_names[0], self._port(), tls=True)
 
     def _port(self) -> int:
@@ -65,14 +83,15 @@ class TlsFleet:
 
     def options(self, name: str) -> list[str]:
         """Return the options that let `name` in."""
-        files = self._files(name)
+        files = self.files(name)
         return [
             *("--tls-ca", str(files.ca)),
             *("--tls-cert", str(files.certificate)),
             *("--tls-key", str(files.key)),
         ]
 
-    def _files(self, name: str) -> TlsFiles:
+    def files(self, name: str) -> TlsFiles:
+        """Return the certificates of `name`."""
         own = self._folder / name if name == "controller" else self._folder / "hosts" / name
         return TlsFiles(own / "ca.crt", own / f"{name}.crt", own / f"{name}.key")
 
@@ -84,9 +103,8 @@ class TlsFleet:
         RunError
             No mosquitto, or it does not accept the controller's certificate in time.
         """
-        if shutil.which("mosquitto") is None:
-            raise RunError("mosquitto is not on PATH; a broker with certificates needs it")
-        context = make_context(self._files("controller"))
+        check_mosquitto()
+        context = make_context(self.files("controller"))
         workdir.mkdir(mode=0o700, parents=True, exist_ok=True)
         log = workdir / LOG_NAME
         with log.open("wb") as output:
@@ -124,3 +142,50 @@ class TlsFleet:
             f"mosquitto at {self._address.url} did not accept the controller ({why}): "
             f"{lines[-1] if lines else 'its log is empty'}"
         )
+
+
+def check_mosquitto() -> None:
+    """Raise `RunError` where there is no mosquitto."""
+    if shutil.which("mosquitto") is None:
+        raise RunError("mosquitto is not on PATH; a broker with certificates needs it")
+
+
+def make_authority(folder: Path, scenario: Scenario) -> Path:
+    """Make an authority for one run in a new folder; enroll everybody whom the scenario names.
+
+    Its broker listens on a free port of 127.0.0.1. Raises `RunError` without mosquitto.
+    """
+    from kofn.controller.link.enrolment import create, open_office
+
+    check_mosquitto()
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    now = datetime.now(UTC)
+    names = ["127.0.0.1", "localhost"]
+    create(folder, fleet=scenario.name, broker_names=names, now=now, port=port, bind="127.0.0.1")
+    with open_office(folder) as office:
+        for host in scenario.hosts:
+            robots = RobotRange(prefix=f"{host.name}.r", count=host.robots)
+            office.enroll(host.name, robots, now=now)
+            for name, role, roots in vehicle_members(host):
+                office.enroll_vehicles(name, role, roots, now=now)
+    return folder
+
+
+def vehicle_members(host: HostSection) -> list[tuple[str, VehicleRole, tuple[str, ...]]]:
+    """Who needs a certificate for the fake vehicles of a host: name, role, roots of topics."""
+    if host.fake != "vda5050":
+        return []
+    roots = vehicle_roots(host)
+    members: list[tuple[str, VehicleRole, tuple[str, ...]]] = [
+        (name, "vehicle", (root,)) for name, root in zip(vehicle_names(host), roots, strict=True)
+    ]
+    return [*members, (control_name(host), "fleet-control", tuple(roots))]
+
+
+def _is_address(name: str) -> bool:
+    try:
+        ipaddress.ip_address(name)
+    except ValueError:
+        return False
+    return True

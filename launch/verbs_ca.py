@@ -86,6 +86,13 @@ def enroll(
     count: Annotated[
         int | None, typer.Option(help="Or: so many robots, HOST.r0 to HOST.r<count-1>.")
     ] = None,
+    vehicle: Annotated[
+        str | None,
+        typer.Option(help="Instead: a VDA 5050 vehicle, by the root of its topics."),
+    ] = None,
+    controls: Annotated[
+        list[str] | None, typer.Option(help="Instead: who gives orders to these vehicles.")
+    ] = None,
     revoke: Annotated[
         bool, typer.Option("--revoke", help="Instead: take all of that from the host again.")
     ] = False,
@@ -98,6 +105,9 @@ def enroll(
         raise InputError("give either --robots or --count")
     if revoke and (robots is not None or count is not None):
         raise InputError("--revoke takes neither --robots nor --count")
+    kinds = [robots is not None or count is not None, vehicle is not None, controls is not None]
+    if sum(kinds) > 1 or (revoke and any(kinds)):
+        raise InputError("give robots, --vehicle, --controls or --revoke: they exclude each other")
     chosen: tuple[str, ...] | RobotRange | None = None
     if robots is not None:
         chosen = tuple(_words(robots))
@@ -111,6 +121,11 @@ def enroll(
     with open_office(folder) as office:
         if revoke:
             change = office.revoke(host, now=_now())
+        elif vehicle is not None:
+            change = office.enroll_vehicles(host, "vehicle", [vehicle], now=_now())
+        elif controls is not None:
+            roots = _words(controls)
+            change = office.enroll_vehicles(host, "fleet-control", roots, now=_now())
         else:
             change = office.enroll(host, chosen, now=_now())
     lines = [f"{host}: {change.what}"]

@@ -233,6 +233,12 @@ def _story(result: dict[str, Any]) -> list[str]:
         )
         return value + (f" (uniformly random: {random})" if f"{key}_random" in result else "")
 
+    kinds = [
+        f"{kind}: {row['changed_zone']} of {row['robots']} robots changed zone, "
+        f"{row['answered']} of {row['asked']} polls answered, "
+        f"{100 * row['available']:.0f} % of the time available"
+        for kind, row in result.get("kinds", {}).items()
+    ]
     return [
         f"{result['robots']} robots, {result['k']} polled per step, {result['steps']} steps, "
         f"broker {result['broker']}, {result['wall_s']:.0f} s",
@@ -241,5 +247,6 @@ def _story(result: dict[str, Any]) -> list[str]:
         "mean reward per step: " + against_random("mean_reward"),
         f"{result['replies_used']} robot states were asked for and used in all; poll round p50 "
         f"{result['poll_p50_ms']:.1f} ms, p99 {result['poll_p99_ms']:.1f} ms",
+        *kinds,
         f"report, film and record: {result['run_dir']}",
     ]

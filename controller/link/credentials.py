@@ -14,6 +14,14 @@ PBKDF2-HMAC-SHA512, the format of mosquitto 2.
 | localiser | pose/+ | ctl conn/+ |
 | auditor | - | everything below the fleet's root |
 | probe | - | - (logs in to find out whether a broker is up) |
+
+VDA 5050 vehicles may share the broker. Their topics lie outside the root of the fleet, one root
+each (`uagv/v2/<manufacturer>/<serial>`); their roles are about such roots (`vehicle_rights`):
+
+| role | writes | reads |
+|---|---|---|
+| vehicle | {state connection factsheet visualization} of its root | {order instantActions} of it |
+| fleet-control | {order instantActions} of the roots it controls | what those vehicles write |
 """
 
 import base64
@@ -27,6 +35,7 @@ from kofn.controller.core.errors import InputError
 from kofn.controller.link.topics import Topics, check_host, check_name
 
 Role = Literal["controller", "host", "operator", "observer", "localiser", "auditor", "probe"]
+VehicleRole = Literal["vehicle", "fleet-control"]
 
 _ITERATIONS = 101  # mosquitto's own figure; our passwords are random, not guessable
 
@@ -97,6 +106,17 @@ def rights_of(role: Role, fleet: str, host: str) -> Rights:
         return [root + level.format(host=host) for level in table[role].split()]
 
     return Rights(filters(_WRITES), filters(_READS))
+
+
+def vehicle_rights(role: VehicleRole, roots: Sequence[str]) -> Rights:
+    """Rights of a VDA 5050 vehicle on its root, or of whoever controls the vehicles of `roots`."""
+
+    def below(*kinds: str) -> list[str]:
+        return [f"{root}/{kind}" for root in roots for kind in kinds]
+
+    said = below("state", "connection", "factsheet", "visualization")
+    told = below("order", "instantActions")
+    return Rights(said, told) if role == "vehicle" else Rights(told, said)
 
 
 def hash_password(password: str) -> str:

@@ -7,7 +7,7 @@ DIR/members.json            members and every certificate ever issued: the only 
 DIR/broker/                 mosquitto.conf acl crl.pem ca.crt broker.crt broker.key
 DIR/controller/             controller.crt controller.key ca.crt hosts.toml (the allow-list)
 DIR/operator/, observer/    a certificate, its key, ca.crt
-DIR/hosts/<host>/           the same for a host
+DIR/hosts/<host>/           the same for a host, a VDA 5050 vehicle, or who controls vehicles
 ```
 
 `members.json` is replaced as a whole, before a certificate exists; `acl`, `crl.pem` and
@@ -17,6 +17,7 @@ is repaired by running it again, and no certificate exists that cannot be revoke
 
 import fcntl
 import os
+import re
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -36,7 +37,7 @@ from kofn.controller.link.authority import (
     make_authority,
     read_certificate,
 )
-from kofn.controller.link.credentials import Role
+from kofn.controller.link.credentials import Role, VehicleRole, vehicle_rights
 from kofn.controller.link.messages import RobotRange
 from kofn.controller.link.mosquitto_config import CONFIG_NAME, acl_text, tls_config_text
 from kofn.controller.link.secret_files import PUBLIC, read_secret, sync_folder, write_atomic
@@ -47,6 +48,8 @@ SERVICES: tuple[Role, ...] = ("controller", "operator", "observer")
 CLIENT_SERVICES: tuple[Role, ...] = (*SERVICES, "localiser")  # the last only where it is asked for
 DEFAULT_DAYS = 365
 DEFAULT_PORT = 8883
+VEHICLE_ROOT = re.compile(r"(uagv/v2|vda5050/v3)(/[A-Za-z0-9_.:-]+){2}")
+"""Where the topics of a VDA 5050 vehicle begin, in both dialects."""
 
 
 class IssuedRecord(msgspec.Struct, frozen=True, kw_only=True):
@@ -58,11 +61,16 @@ class IssuedRecord(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Member(msgspec.Struct, frozen=True, kw_only=True):
-    """Somebody with certificates; `robots` of a host, `active` until revoked."""
+    """Somebody with certificates; `robots` of a host, `active` until revoked.
+
+    `role` is None for a host; vehicles and who controls them have theirs on the roots `vehicles`.
+    """
 
     certificates: tuple[IssuedRecord, ...] = ()
     robots: RobotRange | tuple[str, ...] = ()
     active: bool = True
+    role: VehicleRole | None = None
+    vehicles: tuple[str, ...] = ()
 
 
 class Members(msgspec.Struct, frozen=True, kw_only=True):
@@ -192,7 +200,8 @@ class Office:
     @property
     def allow_list(self) -> AllowList:
         """Enrolled hosts and their robots."""
-        hosts = {name: host.robots for name, host in self.members.hosts.items() if host.active}
+        members = self.members.hosts.items()
+        hosts = {name: host.robots for name, host in members if host.active and host.role is None}
         return AllowList.of(self.members.fleet, hosts)
 
     def enroll(self, host: str, robots: Robots | None, *, now: datetime) -> Change:
@@ -210,6 +219,8 @@ class Office:
         if host in (BROKER, "ca") or not host.strip("."):
             raise InputError(f"host name {host!r} is reserved: files of others have it")
         before = self.members.hosts.get(host)
+        if before is not None and before.active and before.role is not None:
+            raise InputError(f"the name {host!r} is that of a vehicle or of who controls vehicles")
         if before is None or not before.active:
             before = Member(certificates=before.certificates if before else ())
         if robots is None:
@@ -223,6 +234,48 @@ class Office:
             what = "updated" if changed else "unchanged"
             return Change(host, what, self._folder(host), member.certificates[-1].ends)
         return self._issue(host, member, now=now, key=None)
+
+    def enroll_vehicles(
+        self, name: str, role: VehicleRole, roots: Sequence[str], *, now: datetime
+    ) -> Change:
+        """Give a VDA 5050 vehicle, or who controls vehicles, a certificate and rights.
+
+        Parameters
+        ----------
+        name
+            Of the certificate; no host's.
+        role
+            "vehicle" speaks for one root, "fleet-control" gives orders to those of `roots`.
+        roots
+            As `uagv/v2/<manufacturer>/<serial>` or `vda5050/v3/<manufacturer>/<serial>`.
+
+        Raises
+        ------
+        InputError
+            A name or a root that cannot be, a host's name, or a root that another vehicle has.
+        """
+        check_host(name)
+        for root in roots:
+            if not VEHICLE_ROOT.fullmatch(root):
+                raise InputError(
+                    f"vehicle {root!r} must be uagv/v2/MANUFACTURER/SERIAL or "
+                    "vda5050/v3/MANUFACTURER/SERIAL"
+                )
+        if not roots or (role == "vehicle" and len(roots) > 1):
+            raise InputError(f"{name!r}: a vehicle has one root, who controls some at least one")
+        before = self.members.hosts.get(name, Member(role=role))
+        if name in (BROKER, "ca") or before.role != role:
+            raise InputError(f"the name {name!r} is somebody else's: give the vehicle its own")
+        for other, member in self.members.hosts.items():
+            taken = member.active and member.role == role == "vehicle" and other != name
+            if taken and set(member.vehicles) & set(roots):
+                raise InputError(f"vehicle {roots[0]!r} belongs to {other!r}")
+        member = msgspec.structs.replace(before, vehicles=tuple(roots), active=True)
+        self._stage(name, member)
+        if self._is_complete(name, member) and member.certificates[-1].ends > now:
+            self._publish(now)
+            return Change(name, "updated", self._folder(name), member.certificates[-1].ends)
+        return self._issue(name, member, now=now, key=None)
 
     def renew(self, name: str, *, now: datetime, revoke: bool = False) -> Change:
         """Issue the next certificate of a member or a service, for the same key.
@@ -295,8 +348,14 @@ class Office:
         hosts = self.members.hosts
         known = self.members.services
         roles: list[tuple[str, Role]] = [(s, s) for s in CLIENT_SERVICES if s in known]
-        roles += [(name, "host") for name, host in sorted(hosts.items()) if host.active]
-        write_atomic(self.folder / BROKER / "acl", acl_text(self.members.fleet, roles))
+        there = [(name, host) for name, host in sorted(hosts.items()) if host.active]
+        roles += [(name, "host") for name, host in there if host.role is None]
+        vehicles = {
+            name: vehicle_rights(host.role, host.vehicles)
+            for name, host in there
+            if host.role is not None
+        }
+        write_atomic(self.folder / BROKER / "acl", acl_text(self.members.fleet, roles, vehicles))
         revoked = [
             (int(record.serial, 16), record.revoked)
             for member in (*known.values(), *hosts.values())

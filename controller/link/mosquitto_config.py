@@ -7,11 +7,17 @@ on a network, where each client shows a certificate whose name is its identity (
 
 import os
 import pwd
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from kofn.controller.core.errors import InputError
-from kofn.controller.link.credentials import BrokerUser, Role, hash_password, rights_of
+from kofn.controller.link.credentials import (
+    BrokerUser,
+    Rights,
+    Role,
+    hash_password,
+    rights_of,
+)
 from kofn.controller.link.secret_files import write_atomic
 
 CONFIG_NAME = "mosquitto.conf"
@@ -114,16 +120,20 @@ max_connections {max_connections}
     )
 
 
-def acl_text(fleet: str, roles: Iterable[tuple[str, Role]]) -> str:
+def acl_text(
+    fleet: str, roles: Iterable[tuple[str, Role]], others: Mapping[str, Rights] | None = None
+) -> str:
     """Return the text of the ACL file: the rights of each user, by name.
+
+    `others` are users without a role in the fleet, such as vehicles with topics of their own.
 
     A `pattern` rule with %u would be shorter, but it holds for every user: an operator could then
     read steps and publish replies under its own name, and so could a certificate that is not
     enrolled any more.
     """
     lines: list[str] = []
-    for name, role in roles:
-        rights = rights_of(role, fleet, name)
+    known = [(name, rights_of(role, fleet, name)) for name, role in roles]
+    for name, rights in (*known, *(others or {}).items()):
         lines.append(f"user {name}")
         lines += [f"topic write {topic}" for topic in rights.writes]
         lines += [f"topic read {topic}" for topic in rights.reads]

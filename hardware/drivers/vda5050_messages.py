@@ -57,11 +57,13 @@ class VehicleState(NamedTuple):
     stopped_by: str
     action_states: dict[str, str]
     refusals: tuple[str, ...]
+    heading: float = 0.0
 
 
 class _Position(msgspec.Struct, rename="camel"):
     x: float
     y: float
+    theta: float = 0.0
     position_initialized: bool | None = None
     localized: bool | None = None
 
@@ -182,6 +184,7 @@ def decode_state(payload: bytes) -> VehicleState:
             for ref in one.error_references
             if ref.reference_key == "orderId"
         ),
+        heading=where.theta if where is not None else 0.0,
     )
 
 

@@ -75,6 +75,8 @@ class FakeRosbridge:
                     self.wheels.set(v - w * self.TRACK_M / 2, v + w * self.TRACK_M / 2)
                     self._commanded_s = asyncio.get_running_loop().time()
         telling.cancel()
+        if self._deadman_s is not None:
+            self.wheels.set(0.0, 0.0)
         self.advertised.clear()
         self.subscribed.clear()
 
