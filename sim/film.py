@@ -9,6 +9,9 @@ the pose row of world time s that follows step (ep, t) belongs to
 A host that missed a step stands still there and is drawn as silent. Robots are counted in the
 target by their zone at that moment, over the robots that are available.
 
+Hosts of few robots (`FEW`) in rings or grids of the same size are drawn in one arena, as a fleet of
+single robots would be: each host knows its own robots only, so these may overlap.
+
 | symbol | name | shape | unit |
 |---|---|---|---|
 | T | option_s | - | s |
@@ -29,6 +32,9 @@ from kofn.controller.link.hostlog import Header, Poses, StepTaken, read_host_log
 from kofn.hardware.arena import Layout, layout_of_header
 from kofn.hardware.driver import HOLD
 from kofn.sim.world import BoolArray, FloatArray, IntArray
+
+FEW = 2
+"""Robots of a host that is drawn together with others of its kind."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,6 +164,7 @@ class Film:
             for header, layout, steps, rows in logs
         ]
         self.duration_s = len(self.steps) * self.option_s
+        self._groups = _grouped(self._tracks)
 
     @property
     def targets(self) -> list[int]:
@@ -167,8 +174,12 @@ class Film:
     def at(self, time_s: float) -> Moment:
         """Return the moment at a film time, poses interpolated."""
         i = min(max(int(time_s / self.option_s), 0), len(self.steps) - 1)
-        views = tuple(self._view(track, i, time_s) for track in self._tracks)
-        return Moment(time_s, self.steps[i][1], self._target(i), views)
+        views = [self._view(track, i, time_s) for track in self._tracks]
+        together = tuple(
+            views[group[0]] if len(group) == 1 else _merged([views[j] for j in group])
+            for group in self._groups
+        )
+        return Moment(time_s, self.steps[i][1], self._target(i), together)
 
     def scene(self, title: str, times_s: Sequence[float], speed: float | None = None) -> Scene:
         """Return what the pictures at these film times have in common."""
@@ -199,6 +210,30 @@ class Film:
             polled=np.array([name in asked for name in track.header.robots], dtype=np.bool_),
             silent=row is None,
         )
+
+
+def _grouped(tracks: Sequence[_Track]) -> list[list[int]]:
+    """Indices of the hosts that share an arena in the picture, in the order of the first."""
+    groups: dict[object, list[int]] = {}
+    for i, track in enumerate(tracks):
+        layout = track.layout
+        size = (layout.shape, layout.zones, layout.bounds_m, layout.robot_radius_m)
+        few = len(track.header.robots) <= FEW
+        groups.setdefault((size, layout.obstacles) if few else i, []).append(i)
+    return list(groups.values())
+
+
+def _merged(views: Sequence[ArenaView]) -> ArenaView:
+    """Draw hosts as one; robots of a silent one are not available."""
+    return ArenaView(
+        host=f"{len(views)} hosts",
+        layout=views[0].layout,
+        poses=np.concatenate([view.poses for view in views]),
+        actions=np.concatenate([view.actions for view in views]),
+        up=np.concatenate([view.up & (not view.silent) for view in views]),
+        polled=np.concatenate([view.polled for view in views]),
+        silent=all(view.silent for view in views),
+    )
 
 
 _Log = tuple[Header, Layout, dict[tuple[int, int], StepTaken], list[tuple[tuple[int, int], Poses]]]
