@@ -14,6 +14,7 @@ from kofn.launch import (
     verbs_controller,
     verbs_core,
     verbs_doctor,
+    verbs_fake,
     verbs_fed,
     verbs_fleet,
     verbs_hw,
@@ -72,6 +73,7 @@ for verb in (
     app.command()(verb)
 app.add_typer(verbs_ca.app)
 app.add_typer(verbs_hw.app)
+app.add_typer(verbs_fake.app)
 app.add_typer(verbs_operate.app)
 verbs_fed.app.command()(verbs_study.study)
 app.add_typer(verbs_fed.app)

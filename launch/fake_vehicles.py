@@ -3,6 +3,7 @@
 
 import math
 
+from kofn.controller.core.errors import InputError
 from kofn.hardware.arena import Layout
 from kofn.hardware.drivers.vda5050_messages import Dialect, Node, topic
 from kofn.hardware.ring import RingLayout, sector_centres
@@ -12,8 +13,9 @@ MANUFACTURER = "fake"
 
 
 def nodes_of(layout: Layout) -> list[Node]:
-    """Node of each zone of a ring, in the middle of its parking lane."""
-    assert isinstance(layout, RingLayout)  # noqa: S101  the scenario was checked
+    """Node of each zone of a ring, in the middle of its parking lane; raises `InputError`."""
+    if not isinstance(layout, RingLayout):
+        raise InputError("fake vehicles need a ring arena, not a grid")
     return [
         Node(
             id=f"z{zone}",

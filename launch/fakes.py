@@ -102,7 +102,7 @@ class FakeHosts:
                 time.sleep(LOOK_S)
             found = msgspec.json.decode(ready.read_bytes(), type=dict[str, Any])
             own = PATIENT.get(host.fake, {}) | host.settings
-            self._settings[host.name] = own | self._fixed(host) | found
+            self._settings[host.name] = own | found | self._fixed(host)
             self._tokens[host.name] = make_token(self._state(host))
         return children
 

@@ -55,7 +55,8 @@ class Create2Driver:
     v_max_mps, w_max_radps
         Greatest speeds asked for.
     answer_s
-        Longest wait for an answer; the robot needs up to 15 ms.
+        Longest wait for an answer, and for a write where that is longer than 0.1 s; the robot
+        needs up to 15 ms.
     guard_s
         The guard stops the robot after so long without a drive command, 0.1 to 2 s.
     """
@@ -82,7 +83,7 @@ class Create2Driver:
         self._guard_s = guard_s
         self._guard: StopGuard | None = None
         self._limits = check_limits(Limits(v_max_mps, w_max_radps))
-        self._clock, self._line = clock, SerialPort(port, baud)
+        self._clock, self._line = clock, SerialPort(port, baud, answer_s)
         self._track_m, self._answer_s = track_m, answer_s
         self._left_m, self._right_m = M_PER_COUNT * left_scale, M_PER_COUNT * right_scale
         self._counters: tuple[int, int] | None = None

@@ -29,10 +29,14 @@ class SerialPort:
         Device, best by its unchanging name in /dev/serial/by-id.
     baud
         Bits a second.
+    write_timeout_s
+        Longest time for a write, at least 0.1 s. pyserial counts also the time in which a busy
+        machine lets this process wait.
     """
 
-    def __init__(self, port: str, baud: int) -> None:
+    def __init__(self, port: str, baud: int, write_timeout_s: float = WRITE_TIMEOUT_S) -> None:
         self.port, self._baud = port, baud
+        self._write_timeout_s = max(WRITE_TIMEOUT_S, write_timeout_s)
         self._lock = PortLock(port)
         self._line: Any = None
         self._buffer = b""
@@ -53,7 +57,11 @@ class SerialPort:
         self._lock.take()
         try:
             self._line = serial.Serial(
-                self.port, self._baud, timeout=0, write_timeout=WRITE_TIMEOUT_S, exclusive=True
+                self.port,
+                self._baud,
+                timeout=0,
+                write_timeout=self._write_timeout_s,
+                exclusive=True,
             )
         except (serial.SerialException, OSError, ValueError) as error:
             self._lock.free()
@@ -63,7 +71,7 @@ class SerialPort:
         self._buffer = b""
 
     def write(self, data: bytes) -> None:
-        """Send; raises `DriverError` when the line is gone or takes nothing for 0.1 s."""
+        """Send; raises `DriverError` when the line is gone or takes nothing in time."""
         line = self.checked()
         try:
             line.write(data)

@@ -74,7 +74,7 @@ class SerialTextDriver:
     v_max_mps, w_max_radps
         Greatest speeds asked for.
     answer_s
-        Longest wait for an answer.
+        Longest wait for an answer, and for a write where that is longer than 0.1 s.
     settle_s
         Longest wait after opening: many boards start anew when their port is opened.
     """
@@ -106,7 +106,7 @@ class SerialTextDriver:
             answer_s=answer_s,
         )
         self._limits = check_limits(Limits(v_max_mps, w_max_radps))
-        self._clock, self._line = clock, SerialPort(port, baud)
+        self._clock, self._line = clock, SerialPort(port, baud, answer_s)
         tick_m = 2 * math.pi * wheel_radius_m / ticks_per_rev
         self._left_m = tick_m * left_scale * (-1 if flip_left else 1)
         self._right_m = tick_m * right_scale * (-1 if flip_right else 1)

@@ -1,14 +1,17 @@
 # SPDX-License-Identifier: MIT
 """Devices without hardware as a process: they are there until told to end.
 
-`python -m kofn.hardware.fakes DEVICE` takes one device as JSON. Once it is there, it writes what a
-driver needs to reach it, the driver's settings as JSON, into the file `ready`.
+`kofn fake` and `python -m kofn.hardware.fakes DEVICE` (one device as JSON) start one. Once it is
+there, it says what a driver needs to reach it: the driver's settings, as JSON.
 """
 
 import asyncio
+import signal
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
+from types import FrameType
 from typing import Annotated, Any
 
 import msgspec
@@ -33,12 +36,13 @@ BASE_DEADMAN_S = 0.5
 
 Ended = Callable[[float], bool]
 """Waits for at most so many seconds; says whether to end."""
+Ready = Callable[[dict[str, Any]], None]
 
 
 class Device(
     msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag_field="kind"
 ):
-    """One process of devices; `ready` is the file that says how to reach them ("": none)."""
+    """One process of devices; `ready` is a file for the driver's settings ("": none)."""
 
     ready: str = ""
 
@@ -95,47 +99,59 @@ def read_device(text: str | bytes) -> AnyDevice:
     return device
 
 
-def serve(device: AnyDevice, ended: Ended) -> None:
-    """Be a device until `ended`.
+def serve(
+    device: AnyDevice, ended: Ended, tell: Callable[[dict[str, Any]], None] = lambda _: None
+) -> None:
+    """Be a device until `ended`; `tell` hears the driver's settings once it is there.
 
     Raises
     ------
     InputError, RunError
         A port that is somebody else's, or a broker that does not let a vehicle in.
     """
+
+    def ready(settings: dict[str, Any]) -> None:
+        if device.ready:
+            write_atomic(Path(device.ready), msgspec.json.encode(settings))
+        tell(settings)
+
     if isinstance(device, VehiclesDevice):
-        _serve_vehicles(device, ended)
+        _serve_vehicles(device, ended, ready)
     elif isinstance(device, RosbridgeDevice):
-        asyncio.run(_serve_base(device, ended))
+        asyncio.run(_serve_base(device, ended, ready))
     else:
         kind: type[PtyDevice] = TextBoard if isinstance(device, SerialDevice) else FakeCreate2
         board = kind(Path(device.port))
         board.plug()
         try:
-            _say_ready(device, {"port": device.port})
+            ready({"port": device.port})
             while not ended(1.0):
                 board.received = b""  # kept for tests that look at it; nobody does here
         finally:
             board.unplug()
 
 
-async def _serve_base(device: RosbridgeDevice, ended: Ended) -> None:
+async def _serve_base(device: RosbridgeDevice, ended: Ended, ready: Ready) -> None:
     base = FakeRosbridge(device.port, deadman_s=BASE_DEADMAN_S)
     await base.plug()
     try:
-        _say_ready(device, {"url": f"ws://127.0.0.1:{base.port}"})
+        ready({"url": f"ws://127.0.0.1:{base.port}"})
         while not await asyncio.to_thread(ended, 1.0):
             pass
     finally:
         await base.unplug()
 
 
-def _serve_vehicles(device: VehiclesDevice, ended: Ended) -> None:
+def _serve_vehicles(device: VehiclesDevice, ended: Ended, ready: Ready) -> None:
     online = [_Online(one, device.url) for one in device.vehicles]
     try:
         for one in online:
             one.open()
-        _say_ready(device, {"url": device.url})
+        names = [
+            {"manufacturer": one.manufacturer, "serial": one.serial, "dialect": one.dialect}
+            for one in device.vehicles
+        ]
+        ready({"url": device.url, "vehicles": names})
         before_s = time.monotonic()
         while not ended(TICK_S):
             now_s = time.monotonic()
@@ -194,6 +210,13 @@ class _Online:
         self._transport.close([away])
 
 
-def _say_ready(device: Device, settings: dict[str, Any]) -> None:
-    if device.ready:
-        write_atomic(Path(device.ready), msgspec.json.encode(settings))
+def end_on_signal() -> Ended:
+    """Return an `Ended` that SIGTERM and Ctrl-C end; for the main thread."""
+    end = threading.Event()
+
+    def stop(_number: int, _frame: FrameType | None) -> None:
+        end.set()
+
+    signal.signal(signal.SIGTERM, stop)
+    signal.signal(signal.SIGINT, stop)
+    return end.wait

@@ -317,6 +317,49 @@ def test_vehicles_stop_for_every_cause_and_stay_stopped(cause: str) -> None:
         assert (fake.paused, fake.targets) == (True, [])
 
 
+def test_a_vehicle_that_seldom_reports_drives_on_until_it_does_not_answer() -> None:
+    with yard([2]) as made:
+        made.bank.apply(np.array([1]))
+        made.round()
+        for wait_s, moves in ((2.0, True), (0.4, True), (2.0, False)):  # asked after 0.5 s
+            for _ in range(round(wait_s / 0.1)):  # its agent beats, it says nothing
+                late(made, 0.1)
+                made.bank.advance()
+                made.safety.check()
+            assert made.safety.permits(0) is moves
+        assert made.safety.why(0) == "pose_stale"
+
+
+def test_an_idle_edge_hears_its_vehicles_and_can_be_armed_without_a_controller() -> None:
+    with yard([3]) as made:
+        made.safety.disarm(0)
+        late(made, 5.0)
+        assert made.safety.objections(0) == ["no pose younger than 1 s"]
+        made.bank.idle()  # asks
+        made.far.publish(made.fakes[0].topic("state"), made.fakes[0].state())
+        made.bank.idle()
+        assert made.safety.arm(0) == []
+
+
+@pytest.mark.parametrize("dialect", DIALECTS)
+def test_a_fake_vehicle_drives_to_its_node_and_its_zone_and_place_follow(dialect: Dialect) -> None:
+    pair = Pair(dialect)
+    pair.fake.place = NODES[0].x, NODES[0].y
+    pair.send(pair.ours.go(1, 0.0))
+    seen = []
+    for _ in range(60):
+        pair.fake.roll(0.05)
+        pair.tell()
+        assert pair.ours.state is not None
+        assert pair.ours.state.position is not None
+        seen.append((pair.ours.zone(), pair.ours.state.position))
+    way_m = np.hypot(*np.diff([place for _, place in seen], axis=0).T)
+    assert way_m.max() == pytest.approx(0.4 * 0.05)
+    assert [seen[0][0], seen[-1][0]] == [0, 1]
+    assert seen[-1][1] == pytest.approx((NODES[1].x, NODES[1].y))
+    assert not pair.fake.driving
+
+
 def test_disarmed_vehicles_get_no_order_and_an_emergency_stop_needs_its_release() -> None:
     with yard([3]) as made:
         made.safety.see_epoch(1)

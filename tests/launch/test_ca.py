@@ -65,6 +65,37 @@ def test_each_command_says_what_it_made_and_where(ca: Ca, tmp_path: Path) -> Non
     assert "h2: revoked\n" in ca("list")
 
 
+def test_vehicles_on_the_same_broker_have_their_own_topics_only(ca: Ca, tmp_path: Path) -> None:
+    ca(*INIT)
+    root = "uagv/v2/acme/S1"
+    ca("enroll", "edge")
+    ca("enroll", "truck", "--vehicle", root)
+    ca("enroll", "edge.control", "--controls", f"{root},vda5050/v3/acme/S2")
+    rules = (tmp_path / "ca" / "broker" / "acl").read_text().split("user ")
+    truck, control = (
+        next(rule.splitlines()[1:] for rule in rules if rule.startswith(f"{name}\n"))
+        for name in ("truck", "edge.control")
+    )
+    said = [f"{root}/{kind}" for kind in ("state", "connection", "factsheet", "visualization")]
+    told = [f"{root}/{kind}" for kind in ("order", "instantActions")]
+    assert truck == [f"topic write {t}" for t in said] + [f"topic read {t}" for t in told]
+    assert {f"topic write {t}" for t in told} <= set(control)
+    assert not any("kofn1" in line for line in (*truck, *control))
+    allowed = read_allow_list(tmp_path / "ca" / "controller" / "hosts.toml")
+    assert allowed.objection("truck", ["truck.r0"])  # a vehicle is no host of the fleet
+    for arguments, sentence in (
+        (("other", "--vehicle", root), f"'{root}' belongs to 'truck'"),
+        (("edge", "--vehicle", "uagv/v2/acme/S3"), "'edge' is somebody else's"),
+        (("truck",), "'truck' is that of a vehicle"),
+        (("t2", "--vehicle", "acme/S1"), "must be uagv/v2/MANUFACTURER/SERIAL"),
+        (("t2", "--vehicle", "uagv/v2/a/b", "--count", "2"), "they exclude each other"),
+    ):
+        with pytest.raises(InputError, match=sentence):
+            ca("enroll", *arguments)
+    ca("enroll", "truck", "--revoke")
+    assert "user truck" not in (tmp_path / "ca" / "broker" / "acl").read_text()
+
+
 def test_the_folder_may_come_from_the_environment(
     ca: Ca, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
