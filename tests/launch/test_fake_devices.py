@@ -9,8 +9,10 @@ from pathlib import Path
 import pytest
 from kofn_process import Kofn
 
+from kofn.controller.core.errors import InputError
 from kofn.controller.link.clock import MonotonicClock
 from kofn.hardware.drivers.registry import make_driver
+from kofn.hardware.fakes.serial_devices import FakeCreate2
 
 
 @pytest.mark.parametrize("driver", ["serial", "rosbridge"])
@@ -47,9 +49,8 @@ def test_a_driver_moves_a_fake_device_by_the_settings_that_it_prints(
     assert not (tmp_path / "port").exists()
 
 
-def test_a_fake_never_takes_the_place_of_a_file(kofn: Kofn, tmp_path: Path) -> None:
+def test_a_fake_never_takes_the_place_of_a_file(tmp_path: Path) -> None:
     (tmp_path / "port").write_text("mine")
-    refused = kofn.run("fake", "create2", "port")
-    assert refused.returncode == 2
-    assert "port exists already: a fake device never takes its place" in refused.stderr
+    with pytest.raises(InputError, match="exists already: a fake device never takes its place"):
+        FakeCreate2(tmp_path / "port").plug()
     assert (tmp_path / "port").read_text() == "mine"

@@ -243,6 +243,7 @@ def test_options_replace_what_the_file_says(kofn: Kofn, scenario: Callable[..., 
 
 
 @pytest.mark.e2e
+@pytest.mark.slow  # the mixed fleet's boards run by default (test_mixed_fleet.py)
 def test_boards_take_part_beside_simulated_robots(tmp_path: Path) -> None:
     try:
         find_micropython()
