@@ -2,14 +2,16 @@
 """`kofn hw`: a robot with motors, on its own machine."""
 
 import asyncio
+import math
 import os
 import sys
 import time
 from contextlib import closing
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
+import click
 import msgspec
 import typer
 
@@ -39,6 +41,7 @@ from kofn.hardware.local_socket import FILE as SOCKET
 from kofn.hardware.local_socket import Ask, Op, ask_agent
 from kofn.hardware.operator_token import make_token
 from kofn.hardware.selftest_result import SelftestResult, write_result
+from kofn.hardware.wheels_up import deadband_of, find_start, show
 from kofn.launch import options
 from kofn.launch.access_options import ANONYMOUS, Access, InsecureLab, with_access
 from kofn.launch.output import emit
@@ -62,6 +65,7 @@ State = Annotated[
 DriverName = Annotated[str | None, typer.Option("--driver", help="Name of the driver.")]
 Settings = Annotated[str, typer.Option("--settings", help="Settings of the driver as JSON.")]
 TOKEN_VARIABLE = "KOFN_OPERATOR_TOKEN"  # noqa: S105  the name of a variable
+WheelWay = Literal["forward", "backward"]
 ANSWER_S = 3.0
 REPEAT_S = 0.5
 STRAIGHT_M, TURNS = 1.0, 5
@@ -258,10 +262,24 @@ def calibrate(
     turned: Annotated[
         float | None, typer.Option(help="Turns measured for the turns to the left; else asked.")
     ] = None,
+    turned_right: Annotated[
+        float | None,
+        typer.Option(help="The same to the right; else asked, or not driven with --turned."),
+    ] = None,
+    wheels_up: Annotated[
+        bool, typer.Option("--wheels-up", help="Find directions and deadband, wheels in the air.")
+    ] = False,
+    left: Annotated[
+        WheelWay | None, typer.Option(help="--wheels-up: how the left wheel turned; else asked.")
+    ] = None,
+    right: Annotated[WheelWay | None, typer.Option(help="The same of the right wheel.")] = None,
     yes: Annotated[bool, typer.Option("--yes", help="The floor is free; do not ask.")] = False,
     json: options.Json = False,
 ) -> None:
-    """Drive 1 m and turn 5 times, compare with a tape, write a new calibration, keep the old."""
+    """Drive 1 m and turn 5 times each way, compare with a tape, write a new calibration.
+
+    With --wheels-up: which way the wheels turn, and from which command on. Keeps the old file.
+    """
     path = folder / f"{robot}.toml"
     stamp = f"{datetime.now(UTC):%Y-%m-%d}"
     old = (
@@ -272,29 +290,76 @@ def calibrate(
     made = make_driver(driver, MonotonicClock(), _table(settings))
     if not made.capabilities().has_odometry:
         raise InputError(f"driver {driver!r} has no odometry as set: nothing to calibrate")
+    if wheels_up:
+        new, seen = _wheels_up(made, old, _table(settings), left, right, yes)
+        _keep_calibration(
+            folder, old, msgspec.structs.replace(new, driver=driver, date=stamp), seen, json
+        )
+        return
     _confirm(yes, "It will drive 1 m and turn on the spot. Free the floor, then type: floor free")
 
     async def drive(run: BenchRun) -> tuple[float, float]:
         v, w = run.limits.v_max * run.share, run.limits.w_max * run.share
         ahead = await run.move(v, 0.0, lambda way: way[0] >= STRAIGHT_M, 3 * STRAIGHT_M / v)
-        whole = TURNS * 6.283185307179586
+        whole = TURNS * math.tau
         turn = await run.move(0.0, w, lambda way: way[2] >= whole, 3 * whole / w)
-        return ahead[0], turn[2]
+        if one_way:
+            return ahead[0], turn[2]
+        back = await run.move(0.0, -w, lambda way: way[2] <= -whole, 3 * whole / w)
+        return ahead[0], turn[2] - back[2]
 
+    one_way = turned is not None and turned_right is None
     told_m, told_rad = _on_the_bench(made, RobotLimits(), drive, share=0.5)
+    measured_m = straight if straight is not None else _ask("metres by the tape")
+    turns = turned if turned is not None else _ask("turns seen to the left")
+    if not one_way:
+        turns += turned_right if turned_right is not None else _ask("turns seen to the right")
     new = turned_into_scales(
         old,
         told_m=told_m,
-        measured_m=straight if straight is not None else _ask("metres by the tape"),
+        measured_m=measured_m,
         told_rad=told_rad,
-        measured_rad=6.283185307179586 * (turned if turned is not None else _ask("turns seen")),
+        measured_rad=math.tau * turns,
     )
-    new = msgspec.structs.replace(new, date=stamp, driver=driver)
+    seen = {"told_m": told_m, "told_rad": told_rad}
+    _keep_calibration(
+        folder, old, msgspec.structs.replace(new, driver=driver, date=stamp), seen, json
+    )
+
+
+def _wheels_up(
+    made: Driver,
+    old: Calibration,
+    settings: dict[str, Any],
+    left: WheelWay | None,
+    right: WheelWay | None,
+    yes: bool,
+) -> tuple[Calibration, dict[str, Any]]:
+    """Turn the wheels, ask which way, find where they start; new values, and what was seen."""
+    _confirm(yes, "The wheels will turn. Lift the robot off the ground, then type: wheels up")
+    ahead_m, turned_rad = _on_the_bench(made, RobotLimits(), show)
+    left = left or _ask_way("left")
+    right = right or _ask_way("right")
+    start = _on_the_bench(made, RobotLimits(), find_start)
+    deadband = deadband_of(start, float(settings.get("deadband", 0.0)))
+    new = msgspec.structs.replace(
+        old,
+        flip_left=bool(settings.get("flip_left", False)) != (left == "backward"),
+        flip_right=bool(settings.get("flip_right", False)) != (right == "backward"),
+        deadband=round(deadband, 3),
+    )
+    seen = {"ahead_m": ahead_m, "turned_rad": turned_rad, "moved_at": start.share}
+    return new.checked(), seen
+
+
+def _keep_calibration(
+    folder: Path, old: Calibration, new: Calibration, seen: dict[str, Any], json: bool
+) -> None:
     written = write_calibration(folder, new)
     names = [name for name in new.__struct_fields__ if getattr(new, name) != getattr(old, name)]
     changes = {name: [getattr(old, name), getattr(new, name)] for name in names}
     lines = [f"{name}: {before} -> {after}" for name, (before, after) in changes.items()]
-    result = {"path": str(written), "told_m": told_m, "told_rad": told_rad, "changes": changes}
+    result = {"path": str(written), **seen, "changes": changes}
     emit(result, [*lines, f"written: {written}"], as_json=json)
 
 
@@ -423,6 +488,14 @@ def _ask(what: str) -> float:
     if not sys.stdin.isatty():
         raise InputError(f"nobody is at the terminal to give the {what}: name it as an option")
     return float(typer.prompt(what, type=float, err=True))
+
+
+def _ask_way(wheel: str) -> WheelWay:
+    if not sys.stdin.isatty():
+        raise InputError(f"nobody is here to say how the {wheel} wheel turned: use --{wheel}")
+    ways = click.Choice(["forward", "backward"])
+    told = typer.prompt(f"the {wheel} wheel turned", type=ways, err=True)
+    return "backward" if told == "backward" else "forward"
 
 
 def _on_the_bench(driver: Driver, limits: RobotLimits, work: Any, share: float = 0.2) -> Any:

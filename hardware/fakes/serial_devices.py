@@ -86,6 +86,8 @@ class TextBoard(PtyDevice):
 
     TICK_M = 2 * math.pi * 0.0325 / 1440
     DEADMAN_S, MOST = 0.5, 4000
+    LEAST = 0
+    """Ticks a second below which the motors only hum."""
 
     def __init__(self, path: Path) -> None:
         super().__init__(path)
@@ -120,7 +122,8 @@ class TextBoard(PtyDevice):
         if fields[0] == "V" and len(fields) == 3 and not self.stop_pressed:
             left, right = (max(-self.MOST, min(self.MOST, int(field))) for field in fields[1:])
             self._commanded_s = time.monotonic()
-            self.wheels.set(left * self.TICK_M, right * self.TICK_M)
+            speeds = (0 if abs(way) < self.LEAST else way for way in (left, right))
+            self.wheels.set(*(way * self.TICK_M for way in speeds))
             return f"v {left} {right}"
         self.wheels.set(0, 0)
         return "v 0 0"

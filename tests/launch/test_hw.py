@@ -101,6 +101,22 @@ def test_calibration_is_corrected_by_the_tape_and_the_old_version_is_kept(
     assert set(result["changes"]) >= {"left_scale", "right_scale", "track_m"}
 
 
+def test_wheels_in_the_air_tell_direction_and_deadband(
+    kofn: Kofn, board: TextBoard, tmp_path: Path
+) -> None:
+    folder = tmp_path / "calibration"
+    board.LEAST = 212  # 0.03 m/s
+    words = ["hw", "calibrate", "bot", *driver_of(board), "--folder", str(folder), "--wheels-up"]
+    asked = kofn.run(*words, "--yes")
+    assert asked.returncode == 2
+    assert "nobody is here to say how the left wheel turned" in asked.stderr
+    result = kofn.json(*words, "--yes", "--left", "forward", "--right", "backward")
+    new = read_calibration(folder / "bot.toml", "bot")
+    assert (new.flip_left, new.flip_right) == (False, True)
+    assert result["moved_at"] * 0.3 == pytest.approx(0.03, abs=0.004)
+    assert new.deadband == pytest.approx(result["moved_at"] - 0.01)
+
+
 @pytest.mark.parametrize(
     ("text", "sentence"),
     [
