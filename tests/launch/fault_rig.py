@@ -81,13 +81,17 @@ class Rig:
         """Start hosts and controller; wait until the fleet is steered."""
         for host in ("a", "b"):
             self.start_host(host)
+        self.start_new_controller(steps)
+        self.steers()
+
+    def start_new_controller(self, steps: int = 100_000) -> None:
+        """Start a controller of the next epoch, whoever else is there."""
         self.start_controller(
             *("--policy", str(self._policy), "--k", str(K), "--robots", str(2 * ROBOTS)),
             *("--steps", str(steps), "--period", repr(self.period_s), "--seed", "3"),
             *("--fleet", FLEET, "--wait", "60"),
             *self._allow_list(),
         )
-        self.steers()
 
     def _allow_list(self) -> list[str]:
         return []
