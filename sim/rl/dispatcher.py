@@ -81,7 +81,7 @@ class DispatcherEnv(gymnasium.Env[IntArray, np.int64]):
         render_mode: str | None = None,
     ) -> None:
         self.game = fleets.check_game(game)
-        fleets.check_sizes(n, k)
+        n, k = fleets.check_sizes(n, k)
         fleets.check_render_mode(render_mode, self.metadata["render_modes"])
         self.n, self.k, self.render_mode = n, k, render_mode
         self.horizon = resolve_horizon(self.game, horizon)

@@ -20,6 +20,7 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
+from kofn.controller.core._arguments import check_int
 from kofn.controller.core.errors import InputError, RunError
 from kofn.controller.core.game import Game
 from kofn.controller.core.policy import Policy
@@ -228,15 +229,12 @@ def check_game(game: Game | str) -> Game:
     return game if isinstance(game, Game) else load_game(game)
 
 
-def check_sizes(n: int, k: int) -> None:
-    """Raise `InputError` unless 1 <= k <= n < 10^9."""
-    for what, given in (("fleet size", n), ("poll size", k)):
-        if isinstance(given, bool) or not isinstance(given, (int, np.integer)) or given < 1:
-            raise InputError(f"{what} {given} is not a whole number of at least 1")
-    if n > MAX_ROBOTS:
-        raise InputError(f"fleet size {n} exceeds the limit of {MAX_ROBOTS}")
-    if k > n:
-        raise InputError(f"poll size {k} exceeds fleet size {n}")
+def check_sizes(n: object, k: object) -> tuple[int, int]:
+    """Return fleet size and poll size, 1 <= k <= n < 10^9."""
+    fleet, poll = check_int("fleet size", n, 1, MAX_ROBOTS), check_int("poll size", k, 1)
+    if poll > fleet:
+        raise InputError(f"poll size {poll} exceeds fleet size {fleet}")
+    return fleet, poll
 
 
 def check_render_mode(mode: str | None, known: list[str]) -> None:
@@ -246,15 +244,10 @@ def check_render_mode(mode: str | None, known: list[str]) -> None:
 
 
 def check_action(name: str, action: object, limit: int) -> int:
-    """Return an action as an int below `limit`; `InputError` for others."""
-    try:
-        whole = int(action)  # type: ignore[call-overload]
-        same = whole == action
-    except (TypeError, ValueError):
-        whole, same = -1, False
-    if not same or not 0 <= whole < limit:
-        raise InputError(f"{name} {action} is not a whole number from 0 to {limit - 1}")
-    return int(whole)
+    """Return an action below `limit` as an int; libraries also hand over arrays without axes."""
+    if isinstance(action, np.ndarray) and action.ndim == 0:
+        action = action.item()
+    return check_int(name, action, 0, limit - 1)
 
 
 def check_local_policy(game: Game, given: Policy | str | Path | npt.ArrayLike | None) -> FloatArray:

@@ -91,7 +91,7 @@ class SwarmEnv(ParallelEnv[str, IntArray, np.int64]):  # type: ignore[misc]
         render_mode: str | None = None,
     ) -> None:
         self.game = fleets.check_game(game)
-        fleets.check_sizes(n, k)
+        n, k = fleets.check_sizes(n, k)
         if n > MAX_AGENTS:
             raise InputError(f"{n} robots as agents, the limit is {MAX_AGENTS}")
         fleets.check_render_mode(render_mode, self.metadata["render_modes"])
