@@ -6,8 +6,9 @@
 Random games with five global states and actions and three local actions. Beside each measurement
 stands the cost that theory gives a sweep, S_g^2 S_l^2 M k / S_l elementary steps, scaled to the
 largest measured one. Each point is a process of its own, and its peak memory includes Python and
-numba (the first row of the table: k = 5). The last table is what does not fit: it is refused before
-anything is allocated.
+numba (the first row of the table: k = 5). The first table is what fits: for each S_l the largest
+grid that is taken and the next one, and some that people ask for. What does not fit is asked for in
+earnest, and refused before anything is allocated.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from measuring import Row, machine, median_s, parser, report
 
 from kofn.controller.core import Game, InputError, g_learn
 from kofn.controller.core.global_learner import Surrogate
-from kofn.controller.core.grid import grid_points
+from kofn.controller.core.grid import MAX_BYTES, MAX_SIZE, check_grid, grid_points
 
 S_G, A_L = 5, 3
 AGAINST_K = [(k, 5) for k in (5, 10, 20, 30, 40, 50, 60, 70, 80)]
@@ -39,7 +40,8 @@ LABELS = {
     "k": "k, agents in a histogram",
     "S_l": "S_l, local states",
 }
-TOO_LARGE = [(150, 5), (300, 5), (40, 7), (50, 7), (30, 10), (100, 10), (1000, 5), (20, 20)]
+EDGES = (2, 3, 4, 5, 6, 7, 8, 10, 15, 20)
+ASKED = [(300, 5), (1000, 5), (50, 7), (100, 10), (20, 20), (10**6, 50)]
 
 
 def random_game(S_l: int) -> Game:
@@ -93,30 +95,44 @@ def series(points: list[tuple[int, int]], repeats: int) -> list[Row]:
     return rows
 
 
-def refusals() -> list[Row]:
-    """Ask for what does not fit."""
+def fits(k: int, S_l: int) -> bool:
+    """Return whether a grid would be taken; nothing is allocated."""
+    try:
+        check_grid(k, S_l, S_G)
+    except InputError:
+        return False
+    return True
+
+
+def largest(S_l: int) -> int:
+    """Return the largest k that fits."""
+    low, high = 1, MAX_SIZE + 1
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if fits(middle, S_l) else (low, middle)
+    return low
+
+
+def what_fits() -> list[Row]:
+    """Return grids on both sides of the limit, having asked for those that do not fit."""
     rows: list[Row] = []
-    for k, S_l in TOO_LARGE:
-        game = random_game(S_l)
-        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        try:
-            g_learn(game, game.uniform_local_policy(), k)
-        except InputError as error:
-            answer = str(error)
-        else:
-            answer = "solved"
-        grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
-        states = S_G * grid_points(k, S_l)
-        rows.append(
-            {
-                "k": k,
-                "S_l": S_l,
-                "states": states,
-                "value_bytes": 8 * states,
-                "allocated_mb": round(grown, 1),
-                "answer": "refused" if answer != "solved" else answer,
-            }
-        )
+    edges = [(k, S_l) for S_l in EDGES for k in (largest(S_l), largest(S_l) + 1)]
+    for k, S_l in edges + ASKED:
+        states = float(S_G * grid_points(k, S_l))
+        row: Row = {"k": k, "S_l": S_l, "states": states, "value_bytes": 8 * states}
+        row |= {"limit_bytes": float(MAX_BYTES), "answer": "fits", "allocated_mb": 0.0}
+        if not fits(k, S_l):
+            game = random_game(S_l)
+            before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+            try:
+                g_learn(game, game.uniform_local_policy(), k)
+            except InputError as error:
+                row["answer"] = "refused" if "grid" in str(error) else str(error)
+            else:
+                row["answer"] = "solved"
+            grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
+            row["allocated_mb"] = round(grown, 1)
+        rows.append(row)
     return rows
 
 
@@ -158,11 +174,11 @@ def main() -> None:
         print(json.dumps(measure(chosen.measure[0], chosen.measure[1], chosen.repeats)))
         return
     repeats = 1 if chosen.quick else chosen.repeats
+    report("what fits, and what does not", what_fits(), as_json=chosen.json)
     against_k = series(QUICK_K if chosen.quick else AGAINST_K, repeats)
     against_s = series(QUICK_S if chosen.quick else AGAINST_S, repeats)
     report("growth with k", against_k, as_json=chosen.json)
     report("growth with S_l", against_s, as_json=chosen.json)
-    report("what does not fit", refusals(), as_json=chosen.json)
     if chosen.out:
         draw([("k", against_k), ("S_l", against_s)], chosen.out)
 

@@ -20,7 +20,7 @@ from typing import Any
 from kofn.controller.core import alternating_marl, load_game, rollout
 from kofn.controller.core._jit import thread_count
 from kofn.launch.sweep_figures import draw
-from kofn.launch.sweep_results import NORMAL_95, PUBLISHED, PUBLISHED_READ_TO, Sweep, markdown
+from kofn.launch.sweep_results import PUBLISHED, PUBLISHED_READ_TO, Sweep, markdown
 from kofn.launch.sweeping import parse_ks, settings_of, sweep
 from kofn.launch.training import Learning
 
@@ -87,7 +87,8 @@ def as_released(ks: list[int], rollouts: int, seed: int) -> list[str]:
                 memory=memory,
                 act_first=True,
             )
-            cells.append(f"{played.mean:.2f} ± {NORMAL_95 * played.stderr:.2f}")
+            low, high = played.interval()
+            cells.append(f"{played.mean:.2f} ± {(high - low) / 2:.2f}")
         lines.append(f"| {' | '.join(cells)} |")
     return [*lines, ""]
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from kofn.controller.core.errors import InputError, RunError
-from kofn.launch.sweep_results import NORMAL_95, PUBLISHED_READ_TO, Row, Sweep
+from kofn.launch.sweep_results import PUBLISHED_READ_TO, Row, Sweep
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -80,7 +80,7 @@ def reward(sweep: Sweep) -> "Figure":
         ax.errorbar(
             [k * aside for k in ks],
             [p.mean for p in played],
-            yerr=[NORMAL_95 * p.stderr for p in played],
+            yerr=[p.margin for p in played],
             color=colour,
             marker=marker,
             capsize=4,

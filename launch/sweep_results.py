@@ -29,8 +29,6 @@ RESULTS, TABLE = "results.json", "table.md"
 PUBLISHED = {1: 83.3, 5: 85.9, 10: 87.8, 20: 90.2, 30: 91.3, 50: 93.1}
 PUBLISHED_READ_TO = 0.3
 
-NORMAL_95 = 1.959964
-
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What all rows of a sweep share; `code` stands for the source of `controller.core`."""
@@ -64,6 +62,11 @@ class Played(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     memory: float
     episode: Episode
 
+    @property
+    def margin(self) -> float:
+        """Half the width of the interval."""
+        return (self.ci[1] - self.ci[0]) / 2
+
 
 class Row(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What was found for one k."""
@@ -91,11 +94,6 @@ class Sweep(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
         ring = load_game("ring-released")
         same = self.settings.game_sha256 == ring.sha256 and self.settings.horizon == ring.horizon
         return PUBLISHED if same and self.settings.n == 1000 else {}
-
-
-def interval(mean: float, stderr: float) -> tuple[float, float]:
-    """Return the 95 % interval of a mean."""
-    return mean - NORMAL_95 * stderr, mean + NORMAL_95 * stderr
 
 
 def read(folder: Path) -> Sweep | None:
@@ -136,7 +134,7 @@ def markdown(sweep: Sweep) -> str:
             cells.append(f"{published[row.k]:.1f}" if row.k in published else "")
         cells += [
             *(
-                f"{played.mean:.2f} ± {NORMAL_95 * played.stderr:.2f}"
+                f"{played.mean:.2f} ± {played.margin:.2f}"
                 for played in (row.memoryless, row.belief)
             ),
             *(f"{100 * p.mode_accuracy:.1f} %" for p in (row.memoryless, row.belief)),

@@ -26,7 +26,7 @@ from kofn.controller.core.policy import Policy
 from kofn.controller.core.presets import arena
 from kofn.controller.core.rollouts import Rollouts, resolve_horizon, rollout
 from kofn.launch.output import Progress
-from kofn.launch.sweep_results import Episode, Played, Row, Settings, Sweep, interval, read, write
+from kofn.launch.sweep_results import Episode, Played, Row, Settings, Sweep, read, write
 from kofn.launch.training import Learning
 
 #: Larger grids are not timed: one value function on them takes seconds and gigabytes.
@@ -110,7 +110,7 @@ def measure(game: Game, k: int, settings: Settings, report: Report = lambda _: N
         return Played(
             mean=played.mean,
             stderr=played.stderr,
-            ci=interval(played.mean, played.stderr),
+            ci=played.interval(),
             mode_accuracy=played.mode_accuracy,
             memory=played.memory,
             episode=Episode(

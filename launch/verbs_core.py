@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: MIT
 """`kofn train`, `evaluate` and `certify`: policies without a fleet."""
 
+import math
 import time
 from pathlib import Path
 from typing import Annotated
@@ -129,7 +130,6 @@ def evaluate(
     """Play a policy in its game and report the deployed return."""
     from kofn.controller.core import Policy, rollout
     from kofn.controller.core.tuning import tune_memory
-    from kofn.launch.sweep_results import interval
 
     loaded = Policy.load(policy)
     if exact and memory != "none":
@@ -171,7 +171,7 @@ def evaluate(
             seed=seed,
             memory=memory,
         )
-        ci = interval(played.mean, played.stderr)
+        ci = played.interval() if rollouts > 1 else (math.nan, math.nan)
         result = {
             "mean": played.mean,
             "stderr": played.stderr,

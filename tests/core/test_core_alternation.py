@@ -202,11 +202,12 @@ def test_a_second_process_compiles_nothing() -> None:
     code = """
 import json
 from kofn.controller.core import alternating_marl, arena, rollout
-from kofn.controller.core import _power_kernels as power, _rollout_kernels as play
+from kofn.controller.core import _backup_kernels as bellman, _power_kernels as power
+from kofn.controller.core import _rollout_kernels as play
 game = arena(zones=3)
 policy = alternating_marl(game, 2, 6, restarts=1, rounds=2).policy
 rollout(game, policy, n=6, k=2, rollouts=4)
-used = (power.apply_elementary, power.push_elementary, play.episodes)
+used = (power.apply_elementary, power.push_elementary, bellman.backup, play.episodes)
 counts = [[sum(x.values()) for x in (k.stats.cache_hits, k.stats.cache_misses)] for k in used]
 print(json.dumps(counts))
 """

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: MIT
 from __future__ import annotations
 
+import importlib
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -11,6 +13,7 @@ from hypothesis import strategies as st
 from kofn.controller.core import InputError, histogram_rank
 from kofn.controller.core._grid_kernels import project_rank
 from kofn.controller.core.grid import (
+    MAX_BYTES,
     all_counts,
     binomials,
     check_grid,
@@ -114,3 +117,19 @@ def test_the_jitted_projection_equals_the_plain_one(values: list[float], size: i
     w = np.array(values)
     jitted = project_rank(w, size, np.array(binomials(size, len(w))), np.zeros(len(w), np.int64))
     assert jitted == rank(project(w, size))
+
+
+def test_the_table_of_what_fits_ends_where_grids_are_refused(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[2] / "benchmarks"))
+    rows = importlib.import_module("bench_growth").what_fits()
+    edges = [row for row in rows if row["answer"] == "fits"]
+    assert {row["S_l"]: row["k"] for row in edges if row["S_l"] in {5, 7}} == {5: 110, 7: 37}
+    for row in rows:
+        assert row["answer"] in {"fits", "refused"}
+        assert row["allocated_mb"] < 1
+        if row["answer"] == "fits":
+            assert row["value_bytes"] <= MAX_BYTES
+        elif row["S_l"] > 2:  # with two states the number of agents is the limit
+            assert row["value_bytes"] > MAX_BYTES

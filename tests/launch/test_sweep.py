@@ -18,7 +18,7 @@ from kofn.controller.core.presets import arena, load_game
 from kofn.launch import sweep_figures
 from kofn.launch.entry import run
 from kofn.launch.sweep_figures import panels
-from kofn.launch.sweep_results import PUBLISHED, Episode, Played, Row, Sweep, interval
+from kofn.launch.sweep_results import PUBLISHED, Episode, Played, Row, Sweep
 from kofn.launch.sweeping import MOST_STATES, settings_of
 from kofn.launch.training import Learning
 
@@ -182,7 +182,7 @@ def refused(
         (("--engine", "dask", "--ks", "1"), "unknown engine 'dask'; known are local, ray"),
         (("--objective", "greedy", "--ks", "1"), "unknown objective 'greedy'"),
         (("--rollouts", "1", "--ks", "1"), "--rollouts 1 must lie in 2.."),
-        (("--horizon", "0", "--ks", "1"), "horizon is 0"),
+        (("--horizon", "0", "--ks", "1"), "horizon 0"),
         (("--n", "0", "--ks", "1"), "fleet size 0"),
         (("--restarts", "0", "--ks", "1"), "restarts 0 is not a whole number from 1 to"),
         (("--grid", "9000", "--ks", "1"), "a grid of 9000 agents"),
@@ -250,9 +250,8 @@ def test_figures_show_every_mean_with_its_interval_and_every_episode() -> None:
 
     def played(mean: float) -> Played:
         episode = Episode(s_g=[0, 4], shares=[[0.6, 0.1, 0.1, 0.1, 0.1]] * 2)
-        return Played(
-            mean=mean, stderr=1, ci=interval(mean, 1), mode_accuracy=0.5, memory=9, episode=episode
-        )
+        ci = mean - 1.96, mean + 1.96
+        return Played(mean=mean, stderr=1, ci=ci, mode_accuracy=0.5, memory=9, episode=episode)
 
     rows = [
         Row(
