@@ -24,6 +24,7 @@ import argparse
 import json
 import logging
 import os
+import signal
 import statistics
 import sys
 import tempfile
@@ -40,7 +41,8 @@ sys.path[:0] = [str(ROOT / "tests" / name) for name in ("hardware", "controller"
 from devices import DryRunBench, PtyBench, TextBoard  # noqa: E402
 from measuring import machine  # noqa: E402
 from plain_broker import MOSQUITTO  # noqa: E402
-from stopping_fleet import LIMITS, Fleet, board_blocked_case, wire_case  # noqa: E402
+from process_fleet import LIMITS  # noqa: E402
+from stopping_fleet import WatchedFleet, board_blocked_case, wire_case  # noqa: E402
 
 from kofn.controller.core.errors import InputError  # noqa: E402
 from kofn.controller.link.clock import MonotonicClock  # noqa: E402
@@ -165,7 +167,7 @@ def measure_in_processes(record: Record, keys: list[Key], repetitions: int) -> N
     """Fill the rows of the wire, and of boards whose read blocks."""
     kinds = [kind for kind in KINDS if kind == "serial" or any(kind == key[0] for key in keys)]
     with tempfile.TemporaryDirectory(prefix="stop-") as text:
-        fleet = Fleet(kinds, Path(text))
+        fleet = WatchedFleet(kinds, Path(text))
         try:
             fleet.start()
             while missing := record.missing(keys, repetitions):
@@ -276,6 +278,7 @@ def main() -> None:
         except InputError as error:
             print(f"without firmware: {error}", file=sys.stderr)
             drivers.remove("firmware")
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # end everything that was started
     logging.disable()  # each repetition is a fault that a log would tell
     record, keys = Record(options.record), keys_of(drivers, cases)
     outside = [key for key in keys if key[1] in WIRE_CASES or key == ("firmware", "blocked")]
