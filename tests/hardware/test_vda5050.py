@@ -220,13 +220,18 @@ def settings_for(url: str, dialects: list[Dialect]) -> dict[str, Any]:
 class Yard:
     """A bank of fake vehicles on a memory bus with a fake clock."""
 
-    def __init__(self, dialects: list[Dialect]) -> None:
+    def __init__(self, dialects: list[Dialect], **changes: Any) -> None:
         self.clock = FakeClock()
+        self.mute = False
         bus = MemoryBus(self.clock)
-        settings = read_settings(settings_for("mqtt://127.0.0.1", dialects))
+        settings = read_settings({**settings_for("mqtt://127.0.0.1", dialects), **changes})
         self.safety = Safety(robot_names(settings), self.clock)
         self.bank = VdaBank(
-            settings, clock=self.clock, safety=self.safety, transport=bus.transport()
+            settings,
+            clock=self.clock,
+            safety=self.safety,
+            transport=bus.transport(),
+            option_s=30.0,
         )
         self.fakes = [FakeVehicle(dialect, f"S{i}") for i, dialect in enumerate(dialects)]
         self.far: Transport = bus.transport()
@@ -239,8 +244,8 @@ class Yard:
         for i in range(len(dialects)):
             assert self.safety.arm(i) == []
 
-    def round(self, duration_s: float = 0.1) -> None:
-        """Let vehicles hear and answer, and the bank read it."""
+    def round(self, duration_s: float = 0.1, *, only_news: bool = False) -> None:
+        """Let vehicles hear and answer, `only_news` as the standard asks; the bank reads it."""
         self.clock.advance_to(self.clock.now() + duration_s)
         while (message := self.far.receive(0.0)) is not None:
             for fake in self.fakes:
@@ -248,6 +253,8 @@ class Yard:
                     if message.topic == fake.topic(kind):
                         fake.take(kind, message.payload)
         for fake in self.fakes:
+            if self.mute or (only_news and not fake.news):
+                continue
             self.far.publish(fake.topic("connection"), fake.connection("ONLINE"))
             self.far.publish(fake.topic("state"), fake.state())
         self.bank.read()
@@ -257,8 +264,8 @@ class Yard:
 
 
 @contextmanager
-def yard(dialects: list[Dialect]) -> Iterator[Yard]:
-    made = Yard(dialects)
+def yard(dialects: list[Dialect], **changes: Any) -> Iterator[Yard]:
+    made = Yard(dialects, **changes)
     try:
         yield made
     finally:
@@ -276,6 +283,24 @@ def test_a_bank_of_both_dialects_acts_on_a_step() -> None:
             fake.arrive()
         made.round()
         assert made.bank.read().zones.tolist() == [1, 4]
+
+
+def test_a_vehicle_that_speaks_only_when_asked_drives_on_until_it_stops_answering() -> None:
+    with yard([2], request_after_s=2.0) as made:
+        made.bank.apply(np.array([1]))
+        fake = made.fakes[0]
+        for _ in range(100):  # 10 s: most of them without a state
+            made.bank.advance()
+            made.round(only_news=True)
+            made.safety.check()
+        assert fake.driving
+        assert made.safety.mode() is Mode.ARMED
+        made.mute = True
+        for _ in range(50):  # two answers and pose_max_age_s: 4 + 1 s
+            made.bank.advance()
+            made.round()
+            made.safety.check()
+        assert not fake.driving
 
 
 def late(made: Yard, duration_s: float) -> None:
