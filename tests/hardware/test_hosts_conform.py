@@ -36,7 +36,14 @@ def test_host_conforms(name: str, check: HostCheck, tmp_path: Path) -> None:
     run_host_check(check, lambda: BENCHES[name](tmp_path), tmp_path / "state")
 
 
-@pytest.mark.parametrize("state", ESTOP_STATES)
+# A connected robot goes through real restarts in `test_estop_restarts`.
+STATES = [
+    pytest.param(state, marks=pytest.mark.slow) if state in {"connected", "disarmed"} else state
+    for state in ESTOP_STATES
+]
+
+
+@pytest.mark.parametrize("state", STATES)
 @pytest.mark.parametrize("name", ALL)
 @pytest.mark.parametrize("way", ["halt", pytest.param("local", marks=pytest.mark.slow)])
 def test_emergency_stop_in_every_state_stops_and_outlives_restarts(
