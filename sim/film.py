@@ -9,8 +9,8 @@ the pose row of world time s that follows step (ep, t) belongs to
 A host that missed a step stands still there and is drawn as silent. Robots are counted in the
 target by their zone at that moment, over the robots that are available.
 
-Hosts of few robots (`FEW`) in rings or grids of the same size are drawn in one arena, as a fleet of
-single robots would be: each host knows its own robots only, so these may overlap.
+A simulated world is an arena of its own. All other hosts, of boards and drivers, are drawn in one
+arena where theirs have the same size, as robots on one floor; a fake one may stand in another.
 
 | symbol | name | shape | unit |
 |---|---|---|---|
@@ -32,9 +32,7 @@ from kofn.controller.link.hostlog import Header, Poses, StepTaken, read_host_log
 from kofn.hardware.arena import Layout, layout_of_header
 from kofn.hardware.driver import HOLD
 from kofn.sim.world import BoolArray, FloatArray, IntArray
-
-FEW = 2
-"""Robots of a host that is drawn together with others of its kind."""
+from kofn.sim.worlds import WORLDS
 
 
 @dataclass(frozen=True, slots=True)
@@ -218,8 +216,8 @@ def _grouped(tracks: Sequence[_Track]) -> list[list[int]]:
     for i, track in enumerate(tracks):
         layout = track.layout
         size = (layout.shape, layout.zones, layout.bounds_m, layout.robot_radius_m)
-        few = len(track.header.robots) <= FEW
-        groups.setdefault((size, layout.obstacles) if few else i, []).append(i)
+        own = track.header.backend in WORLDS
+        groups.setdefault(i if own else (size, layout.obstacles), []).append(i)
     return list(groups.values())
 
 

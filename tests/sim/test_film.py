@@ -48,7 +48,7 @@ def _write_host(
                 arena=LAYOUT.as_arena(),
                 option_s=OPTION_S,
                 seed=1,
-                backend="test",
+                backend="bullet",
                 versions={},
             )
         )
@@ -103,6 +103,17 @@ def test_host_that_missed_a_step_stands_still_and_is_not_counted(tmp_path: Path)
     assert [view.silent for view in moment.arenas] == [False, True]
     assert moment.counted == (1, 2)
     assert np.allclose(film.at(2.1).arenas[1].poses, film.at(3.9).arenas[1].poses)
+
+
+def test_hosts_that_are_no_simulated_world_are_drawn_in_one_arena(tmp_path: Path) -> None:
+    for host, backend in (("sim", "bullet"), ("board", "firmware"), ("edge", "vda5050")):
+        path = _write_host(tmp_path, host, skip=frozenset({1} if host == "edge" else ()))
+        path.write_text(path.read_text().replace('"bullet"', f'"{backend}"'))
+    moment = Film(tmp_path / "hosts").at(3.0)
+    together, alone = moment.arenas
+    assert (together.host, len(together.poses), alone.host) == ("2 hosts", 4, "sim")
+    assert together.up.tolist() == [True, True, False, False]  # the edge missed the step
+    assert moment.counted == (2, 4)
 
 
 def test_torn_log_of_a_killed_host_is_drawn_as_far_as_it_goes(tmp_path: Path) -> None:
