@@ -238,3 +238,8 @@ def test_a_fleet_is_steered_over_tls(kofn: Kofn, secured: str, policy_file: Path
         host.communicate(timeout=20)
         assert host.returncode == 0
     assert list((kofn.home / "runs").iterdir())
+
+
+def test_a_certificate_without_its_key_is_refused(kofn: Kofn) -> None:
+    done = kofn.run("doctor", "--tls-cert", "x.crt")
+    assert (done.returncode, "--tls-cert and --tls-key belong together" in done.stderr) == (2, True)

@@ -91,7 +91,7 @@ def frozen(rig: Rig, part: str, seconds: float) -> None:
         assert counters["b"]["hold_timer"] >= 1
 
 
-@pytest.mark.slow  # needs a machine of its own: on a loaded one too few answers are in time
+@pytest.mark.slow  # on a loaded machine few answers are in time
 def test_thirty_percent_loss_and_a_tenth_of_a_second_of_jitter(
     kofn: Kofn, policy_file: Path
 ) -> None:
@@ -102,9 +102,13 @@ def test_thirty_percent_loss_and_a_tenth_of_a_second_of_jitter(
             proxy.loss, proxy.jitter_s = 0.3, 0.1
         began = len(rig.decisions())
         wait_for(lambda: len(rig.decisions()) >= began + 10, "ten steps")
+        # A robot answers one wave in four; how many steps that takes is up to chance and machine.
+        wait_for(
+            lambda: any(not decision.fallback for decision in rig.decisions()[began:]),
+            "a step with enough answers",
+        )
         lossy = rig.decisions()[began:]
         assert sum(decision.missing for decision in lossy) > 0
-        assert any(not decision.fallback for decision in lossy)
         assert sum(proxy.dropped for proxy in rig.proxies.values()) >= 5
         for proxy in rig.proxies.values():
             proxy.heal()
