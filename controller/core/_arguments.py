@@ -265,8 +265,8 @@ def weights_table(
 ) -> FloatArray:
     """Return a fresh table of counts or pseudo-counts of agents."""
     array = table(name, value, ndim, shape)
-    bad = (array < 0) | (array > MAX_AGENTS)
-    if bad.any():
+    if array.min() < 0 or array.max() > MAX_AGENTS:
+        bad = (array < 0) | (array > MAX_AGENTS)
         index = first(bad)
         raise InputError(
             f"{name}[{index_text(index)}] is {array[index]:g}, not a number of agents from 0 to "

@@ -39,10 +39,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from kofn.controller.core.budget import global_ladder, play_for, team_ladder
-from kofn.controller.core.errors import InputError
+from kofn.controller.core._arguments import MAX_AGENTS, check_int, check_poll, check_seed
+from kofn.controller.core.budget import check_budget, global_ladder, play_for, team_ladder
 from kofn.controller.core.global_learner import Surrogate
-from kofn.controller.core.policy import Policy
+from kofn.controller.core.policy import Policy, check_policy
 from kofn.controller.core.rollouts import resolve_horizon
 
 if TYPE_CHECKING:
@@ -162,9 +162,11 @@ def certify(
         Of the rollouts.
     """
     began = time.perf_counter()
-    check_budget(budget_s)
-    if not isinstance(n, (int, np.integer)) or n < 1:
-        raise InputError(f"fleet size {n} is not a whole number of at least 1")
+    check_policy(policy, game)
+    budget_s, seed = check_budget(budget_s), check_seed(seed)
+    n = check_int("fleet size", n, 1, MAX_AGENTS)
+    if k is not None:
+        k, n = check_poll(k, n)
     poll = poll_size(policy, n) if k is None else k
     policy = policy.in_play(poll)
     endless = horizon is None and game.horizon is None
@@ -210,12 +212,6 @@ def certify(
         rollouts=own.returns.size,
         seconds=time.perf_counter() - began,
     )
-
-
-def check_budget(budget_s: float) -> None:
-    """Refuse a budget that is no positive time."""
-    if not (isinstance(budget_s, (int, float)) and math.isfinite(budget_s) and budget_s > 0):
-        raise InputError(f"budget of {budget_s} s is not a positive time")
 
 
 def poll_size(policy: Policy, n: int) -> int:
