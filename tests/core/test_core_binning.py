@@ -220,7 +220,7 @@ def test_a_policy_plays_in_the_simulator_as_in_the_finite_game_that_it_is(
     for memory in ("none", "auto"):
         counts = rollout(game, policy, n=40, k=4, horizon=12, rollouts=40_000, memory=memory)
         played = play_continuous(
-            model, TableDispatcher(policy, 4, memory), k=4, n=40, episodes=4000, seed=3
+            model, TableDispatcher(policy, 4, memory), k=4, n=40, episodes=1000, seed=3
         )
         assert abs(played.mean - counts.mean) < 4 * np.hypot(counts.stderr, played.stderr)
 
