@@ -21,6 +21,7 @@ from kofn.hardware.limits_file import read_limits
 from kofn.hardware.local_socket import FILE as SOCKET
 from kofn.hardware.local_socket import Ask, ask_agent
 from kofn.hardware.operator_token import FILE as TOKEN
+from kofn.hardware.preflight_result import preflight_objection
 from kofn.hardware.selftest_result import selftest_objection
 
 LIBRARIES = {
@@ -82,6 +83,9 @@ def state_lines(folder: Path) -> list[Line]:
     lines.append(
         Line("self-test", objection is None, objection or "passed", "kofn hw selftest, wheels up")
     )
+    objection = preflight_objection(folder)
+    hint = "simulate the policy, then kofn hw preflight RUN .. --host HOST"
+    lines.append(Line("preflight", objection is None, objection or "passed", hint))
     return lines
 
 

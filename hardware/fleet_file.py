@@ -49,10 +49,14 @@ class RobotEntry(NamedTuple):
         return msgspec.convert(table, RobotLimits).checked()
 
     @property
+    def given_times(self) -> dict[str, Any]:
+        """Time limits that the file sets."""
+        return {key: self.get(key) for key in TIMES if key in self.values}
+
+    @property
     def times(self) -> SafetySettings:
-        """Time limits."""
-        table = {key: self.get(key) for key in TIMES if key in self.values}
-        return msgspec.convert(table, SafetySettings).checked()
+        """Time limits, with what is usual for those that the file leaves out."""
+        return msgspec.convert(self.given_times, SafetySettings).checked()
 
 
 def read_fleet(path: Path) -> dict[str, RobotEntry]:

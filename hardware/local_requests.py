@@ -8,6 +8,7 @@ from typing import Any
 from kofn.hardware.black_box import BlackBox
 from kofn.hardware.local_socket import NEEDS_TOKEN, Answer, Ask
 from kofn.hardware.operator_token import token_objection
+from kofn.hardware.preflight_result import preflight_objection
 from kofn.hardware.safety_task import Safety
 from kofn.hardware.selftest_result import selftest_objection
 
@@ -20,9 +21,9 @@ class LocalRequests:
     safety
         The robots.
     folder
-        The state folder: token, self-test.
+        The state folder: token, self-test, preflight.
     simulated
-        Nothing here can hurt, so neither token nor self-test is asked for.
+        Nothing here can hurt, so neither token nor self-test nor preflight is asked for.
     record
         Where requests are written down.
     creep_home
@@ -75,8 +76,7 @@ class LocalRequests:
                 return [objection]
         robot = chosen[0]
         if ask.op == "arm":
-            untested = None if self._simulated or ask.force else selftest_objection(self._folder)
-            return [untested] if untested is not None else safety.arm(robot, for_s=ask.for_s)
+            return self._unproven(force=ask.force) or safety.arm(robot, for_s=ask.for_s)
         if ask.op == "clear":
             return safety.clear(robot)
         if ask.op == "release":
@@ -84,6 +84,13 @@ class LocalRequests:
         if self._creep_home(robot):
             return []
         return ["it may not creep home: it is not armed, or not outside its fence"]
+
+    def _unproven(self, *, force: bool) -> list[str]:
+        """Say what speaks against moving this robot at all; nothing where that was overruled."""
+        if self._simulated or force:
+            return []
+        found = selftest_objection(self._folder), preflight_objection(self._folder)
+        return [objection for objection in found if objection is not None]
 
     def _status(self) -> list[dict[str, Any]]:
         safety = self._safety

@@ -47,6 +47,8 @@ class RobotConfig(msgspec.Struct, frozen=True, kw_only=True):
         None is a folder by fleet and host; a robot made of arithmetic then keeps nothing.
     limits
         The robot's limits file; None is `limits.toml` in `state`, where there is one.
+    fleet_limits
+        Limits of the fleet file; the stricter of both holds.
     dry_run
         Record commands in the place of motors.
     """
@@ -56,6 +58,7 @@ class RobotConfig(msgspec.Struct, frozen=True, kw_only=True):
     settings: dict[str, Any] = msgspec.field(default_factory=dict)
     state: Path | None = None
     limits: Path | None = None
+    fleet_limits: RobotLimits | None = None
     safety: SafetySettings = SafetySettings()
     dry_run: bool = False
     speed: float = 1.0
@@ -104,6 +107,8 @@ def run_robot(connection: Connection, config: RobotConfig) -> dict[str, int]:
         record=record,
     )
     robot_limits, trouble = _limits(config.limits, folder)
+    if config.fleet_limits is not None:
+        robot_limits = (robot_limits or RobotLimits()).lowered(config.fleet_limits)
     with log_of(config.log) as log:
         bank = DriverBank(
             driver,
@@ -197,10 +202,11 @@ def table_of(option: str, text: str) -> dict[str, Any]:
         raise InputError(f"{option} must be a JSON object: {error}") from error
 
 
-def safety_of(option: str, text: str) -> SafetySettings:
-    """Read time limits from the JSON of an option."""
+def safety_of(option: str, text: str, others: dict[str, float] | None = None) -> SafetySettings:
+    """Read time limits from the JSON of an option; `others` hold where it sets none."""
     try:
-        return msgspec.json.decode(text.encode(), type=SafetySettings).checked()
+        table = {**(others or {}), **table_of(option, text)}
+        return msgspec.convert(table, SafetySettings).checked()
     except msgspec.MsgspecError as error:
         raise InputError(f"{option}: {error}") from error
 

@@ -14,6 +14,7 @@ from kofn.launch import options
 from kofn.launch.access_options import ANONYMOUS, Access, with_access
 from kofn.launch.output import configure_logging, emit
 from kofn.launch.parts import SwarmConfig, run_swarm
+from kofn.launch.robot_files import read_robot_files
 from kofn.launch.robot_host import RobotConfig, run_robot, safety_of, table_of
 from kofn.launch.scenario import (
     BrokerSection,
@@ -166,13 +167,21 @@ def robot(
     broker: options.BrokerUrl,
     fleet: options.Fleet = "fleet",
     access: Access = ANONYMOUS,
-    driver: Annotated[str, typer.Option(help="Name of the driver.")] = "dry_run",
+    driver: Annotated[
+        str | None, typer.Option(help="Name of the driver; default: that of the files, or dry_run.")
+    ] = None,
     settings: Annotated[str, typer.Option(help="Settings of the driver as JSON.")] = "{}",
     state: Annotated[
         Path | None, typer.Option(help="Folder of what the robot remembers; default: by its name.")
     ] = None,
     limits: Annotated[
         Path | None, typer.Option(help="The robot's limits; default: limits.toml in --state.")
+    ] = None,
+    fleet_file: Annotated[
+        Path | None, typer.Option(help="Fleet file with this robot: driver, settings, limits, ..")
+    ] = None,
+    calibration: Annotated[
+        Path | None, typer.Option(help="Calibration file, or the folder of `kofn hw calibrate`.")
     ] = None,
     safety: Annotated[str, typer.Option(help="Time limits as JSON, as deadman_s, link_s.")] = "{}",
     dry_run: Annotated[
@@ -192,13 +201,15 @@ def robot(
     ring = _layout(arena)
     if not isinstance(ring, RingLayout):
         raise InputError("one robot behind a driver needs a ring arena, not a grid")
+    files = read_robot_files(host, driver, fleet_file, calibration)
     config = RobotConfig(
         host=host,
-        driver=driver,
-        settings=table_of("--settings", settings),
-        state=state,
+        driver=files.driver or "dry_run",
+        settings={**files.settings, **table_of("--settings", settings)},
+        state=state or files.state,
         limits=limits,
-        safety=safety_of("--safety", safety),
+        fleet_limits=files.limits,
+        safety=safety_of("--safety", safety, files.times),
         dry_run=dry_run,
         speed=speed,
         period_s=period,

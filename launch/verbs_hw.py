@@ -40,6 +40,7 @@ from kofn.hardware.limits_file import RobotLimits, read_limits
 from kofn.hardware.local_socket import FILE as SOCKET
 from kofn.hardware.local_socket import Ask, Op, ask_agent
 from kofn.hardware.operator_token import make_token
+from kofn.hardware.preflight_result import PreflightResult, write_preflight
 from kofn.hardware.selftest_result import SelftestResult, write_result
 from kofn.hardware.wheels_up import deadband_of, find_start, show
 from kofn.launch import options
@@ -127,7 +128,8 @@ def arm(
     home: Annotated[bool, typer.Option("--home", help="Creep into its fence instead.")] = False,
     status: Annotated[bool, typer.Option("--status", help="Say its state only.")] = False,
     force: Annotated[
-        bool, typer.Option("--force", help="Without a passed self-test; written down.")
+        bool,
+        typer.Option("--force", help="Without a passed self-test and preflight; written down."),
     ] = False,
     fleet: options.Fleet = "fleet",
     state: State = None,
@@ -245,8 +247,7 @@ def selftest(
     _confirm(yes, "The wheels will turn. Lift the robot off the ground, then type: wheels up")
     lines = _on_the_bench(made, limits, test_robot)
     failed = [line.name for line in lines if not line.ok]
-    stamp = f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}"
-    write_result(folder, SelftestResult(ok=not failed, driver=driver, utc=stamp, failed=failed))
+    write_result(folder, SelftestResult(ok=not failed, driver=driver, utc=_utc(), failed=failed))
     _report(lines, json, failed_code=1)
 
 
@@ -371,9 +372,17 @@ def preflight(
     k: Annotated[int, typer.Option("--k", help="Robots polled per step.")],
     limits: Annotated[Path | None, typer.Option(help="The robots' limits file.")] = None,
     arena: options.Arena = "{}",
+    host: Annotated[
+        str | None, typer.Option(help="Keep the result for the robot of this host here.")
+    ] = None,
+    fleet: options.Fleet = "fleet",
+    state: State = None,
     json: options.Json = False,
 ) -> None:
-    """Check a policy for real robots against a simulated run; code 1 when it must not be used."""
+    """Check a policy for real robots against a simulated run; code 1 when it must not be used.
+
+    With --host or --state the robot here remembers it, and `kofn hw arm` asks for it.
+    """
     from kofn.controller.core.policy import Policy
     from kofn.hardware.ring import RingLayout
     from kofn.launch.preflight import preflight as check
@@ -382,8 +391,19 @@ def preflight(
         layout = msgspec.json.decode(arena.encode(), type=RingLayout)
     except msgspec.MsgspecError as error:
         raise InputError(f"--arena: {error}") from error
-    own = RobotLimits() if limits is None else read_limits(limits)
-    lines = check(run, Policy.load(policy), layout, n=robots, k=k, limits=own)
+    folder = state or (state_folder(fleet, host) if host is not None else None)
+    if limits is None and folder is not None:
+        own = _limits(folder)
+    else:
+        own = RobotLimits() if limits is None else read_limits(limits)
+    loaded = Policy.load(policy)
+    lines = check(run, loaded, layout, n=robots, k=k, limits=own)
+    if folder is not None:
+        failed = [f"{line.name}: {line.seen} ({line.hint})" for line in lines if not line.ok]
+        result = PreflightResult(
+            ok=not failed, policy=loaded.sha256, run=str(run), utc=_utc(), failed=failed
+        )
+        write_preflight(folder, result)
     _report(lines, json, failed_code=1)
 
 
@@ -455,6 +475,10 @@ app.command()(lens)
 
 def _table(settings: str) -> dict[str, Any]:
     return table_of("--settings", settings)
+
+
+def _utc() -> str:
+    return f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}"
 
 
 def _limits(folder: Path) -> RobotLimits:

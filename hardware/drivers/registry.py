@@ -6,7 +6,7 @@ change. Each is called as `Class(clock, **settings)` and must not touch a device
 """
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from importlib.metadata import entry_points
 
 from kofn.controller.core.errors import InputError
@@ -19,6 +19,21 @@ GROUP = "kofn.drivers"
 def driver_names() -> list[str]:
     """Names of the drivers installed, sorted."""
     return sorted({entry.name for entry in entry_points(group=GROUP)})
+
+
+def driver_class(name: str) -> Callable[..., Driver]:
+    """Return the class of driver `name`; raises `InputError` as `make_driver` does."""
+    for entry in entry_points(group=GROUP):
+        if entry.name == name:
+            break
+    else:
+        known = ", ".join(driver_names()) or "none"
+        raise InputError(f"no driver is called {name!r}; installed drivers: {known}")
+    try:
+        build: Callable[..., Driver] = entry.load()
+    except (ImportError, AttributeError) as error:
+        raise InputError(f"driver {name!r} ({entry.value}) cannot be loaded: {error}") from error
+    return build
 
 
 def make_driver(name: str, clock: Clock, settings: Mapping[str, object] | None = None) -> Driver:
@@ -38,20 +53,10 @@ def make_driver(name: str, clock: Clock, settings: Mapping[str, object] | None =
     InputError
         No such driver, its module does not import, or a setting that it does not have.
     """
-    for entry in entry_points(group=GROUP):
-        if entry.name == name:
-            break
-    else:
-        known = ", ".join(driver_names()) or "none"
-        raise InputError(f"no driver is called {name!r}; installed drivers: {known}")
-    try:
-        build = entry.load()
-    except (ImportError, AttributeError) as error:
-        raise InputError(f"driver {name!r} ({entry.value}) cannot be loaded: {error}") from error
+    build = driver_class(name)
     given = dict(settings or {})
     try:
         inspect.signature(build).bind(clock, **given)
     except TypeError as error:
         raise InputError(f"driver {name!r}: {error}") from error
-    driver: Driver = build(clock, **given)
-    return driver
+    return build(clock, **given)

@@ -287,6 +287,7 @@ class Agent(Watched):
             *("--settings", json.dumps(self.device.settings())),
             *("--state", str(self._state), "--safety", times),
             *("--arena", json.dumps({"zones": ZONES}), "--period", str(OPTION_S)),
+            *self._fleet.options.get(self._kind, []),
         )
 
     def kill(self) -> None:
@@ -380,8 +381,10 @@ class Board(Watched):
 class Fleet:
     """Broker, controller and robots as processes; the robots go on from case to case."""
 
-    def __init__(self, kinds: list[str], folder: Path) -> None:
-        self.kinds, self.folder = kinds, folder
+    def __init__(
+        self, kinds: list[str], folder: Path, options: dict[str, list[str]] | None = None
+    ) -> None:
+        self.kinds, self.folder, self.options = kinds, folder, options or {}
         self.broker = PlainBroker(folder)
         game = small_policy()
         onwards = np.zeros((ZONES, ZONES, 3))

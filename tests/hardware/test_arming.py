@@ -23,6 +23,7 @@ from kofn.hardware.local_requests import LocalRequests
 from kofn.hardware.local_socket import Ask, LocalSocket, Op, ask_agent
 from kofn.hardware.lock_file import PortLock
 from kofn.hardware.operator_token import FILE, make_token
+from kofn.hardware.preflight_result import PreflightResult, write_preflight
 from kofn.hardware.safety_states import Mode
 from kofn.hardware.safety_task import Safety
 from kofn.hardware.selftest_result import SelftestResult, write_result
@@ -51,6 +52,13 @@ class Agent:
             SelftestResult(ok=ok, driver="d", utc="2026-01-01T00:00:00Z", failed=failed),
         )
 
+    def passes_preflight(self, *failed: str) -> None:
+        stamp = "2026-01-01T00:00:00Z"
+        result = PreflightResult(
+            ok=not failed, policy="0" * 64, run="run", utc=stamp, failed=list(failed)
+        )
+        write_preflight(self.folder, result)
+
 
 @pytest.fixture
 def agent(tmp_path: Path) -> Iterator[Agent]:
@@ -65,14 +73,17 @@ def test_arming_takes_token_and_selftest_and_is_for_one_robot(agent: Agent) -> N
     agent.passes_selftest(ok=False)
     assert "failed: forward" in agent.ask("arm", token=agent.token).why[0]
     agent.passes_selftest()
+    assert "no policy has passed its preflight" in agent.ask("arm", token=agent.token).why[0]
+    agent.passes_preflight("geofence: 3 of 90 poses outside (mend the arena)")
+    assert "geofence: 3 of 90 poses" in agent.ask("arm", token=agent.token).why[0]
+    agent.passes_preflight()
     assert "one robot at a time" in agent.ask("arm", None, token=agent.token).why[0]
     assert agent.ask("arm", token=agent.token).ok
     assert (agent.safety.mode(0), agent.safety.mode(1)) == (Mode.ARMED, Mode.DISARMED)
 
 
 def test_stopping_needs_no_token_and_leaving_a_stop_does(agent: Agent) -> None:
-    agent.passes_selftest()
-    assert agent.ask("arm", token=agent.token).ok
+    assert agent.ask("arm", token=agent.token, force=True).ok
     assert agent.ask("disarm").ok
     assert agent.ask("estop", None).ok
     assert [agent.safety.mode(i) for i in range(2)] == [Mode.ESTOP, Mode.ESTOP]
