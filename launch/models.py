@@ -10,6 +10,7 @@ from kofn.controller.core.presets import PRESETS, load_game
 
 if TYPE_CHECKING:
     from kofn.controller.core.game import Game
+    from kofn.sim.density import DensityGame
     from kofn.sim.kernel import Kernel
 
 #: Fleet of a game that says nothing about its size.
@@ -49,6 +50,36 @@ def load_model(source: str | os.PathLike[str]) -> "tuple[Game, Kernel | None]":
             "a kernel file (.npz) and not module:factory"
         )
     return load_game(source), None
+
+
+def by_crowd(asked: str | None, kernel: "Kernel | None") -> bool:
+    """Return whether robots move by the bin of their crowd: by default where there are bins.
+
+    Raises
+    ------
+    InputError
+        An unknown kernel, or a binned one where there are no bins.
+    """
+    if asked not in {None, "binned", "plain"}:
+        raise InputError(f"unknown kernel {asked!r}; known are binned, plain")
+    if asked is not None and kernel is None:
+        raise InputError(f"--kernel {asked} belongs to a kernel file (kofn identify writes them)")
+    if kernel is None or asked == "plain":
+        return False
+    if kernel.template.local_sees == "next":
+        if asked is None:
+            return False
+        raise InputError("--kernel binned: agents of this game see the next target, use plain")
+    if asked == "binned" and kernel.n_bins == 1:
+        raise InputError("--kernel binned: this kernel file has no bins, use plain")
+    return kernel.n_bins > 1
+
+
+def crowd_game(kernel: "Kernel") -> "DensityGame":
+    """Return the game in which robots move by the bin of their crowd."""
+    from kofn.sim.density import DensityGame
+
+    return DensityGame(kernel.game(), kernel.binned, kernel.edges)
 
 
 def fleet_size(n: int | None, kernel: "Kernel | None", *, force: bool = False) -> int:

@@ -26,6 +26,12 @@ FleetSize = Annotated[int, typer.Option("--n", help="Fleet size.")]
 FleetOrKernels = Annotated[
     int | None, typer.Option("--n", help="Fleet size; default: 1000, or the kernel file's.")
 ]
+KernelKind = Annotated[
+    str | None,
+    typer.Option(
+        "--kernel", help="Of a kernel file: binned (by crowd; default with bins) or plain."
+    ),
+]
 Force = Annotated[
     bool, typer.Option("--force", help="Accept a kernel of another fleet size; it is recorded.")
 ]

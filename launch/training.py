@@ -2,7 +2,7 @@
 """Training with a progress bar: what `kofn train`, `kofn sweep` and `kofn up` share."""
 
 from collections.abc import Callable, Mapping
-from typing import Any, get_args
+from typing import TYPE_CHECKING, Any, get_args
 
 import msgspec
 
@@ -12,6 +12,10 @@ from kofn.controller.core.game import Game
 from kofn.controller.core.local_learner import Objective
 from kofn.controller.core.policy import Policy
 from kofn.launch.output import Progress
+
+if TYPE_CHECKING:
+    from kofn.sim.crowd_training import CrowdSolution
+    from kofn.sim.kernel import Kernel
 
 
 class Learning(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -81,4 +85,35 @@ def train(
 
         return alternating_marl(
             game, k, n, starts=starts, seed=seed, progress=report, **how.arguments()
+        )
+
+
+def train_crowd(
+    kernel: "Kernel",
+    *,
+    k: int,
+    n: int,
+    learning: Learning,
+    starts: Mapping[str, Policy],
+    seed: int,
+) -> "CrowdSolution":
+    """Learn a policy on the binned kernel; of `starts` the local policies count.
+
+    Raises
+    ------
+    InputError
+        A setting that cannot be.
+    """
+    from kofn.launch.models import crowd_game
+    from kofn.sim.crowd_training import crowd_marl
+
+    with Progress("learning") as progress:
+        return crowd_marl(
+            crowd_game(kernel),
+            k,
+            n,
+            starts={name: start.pi_l for name, start in starts.items()},
+            seed=seed,
+            progress=progress.report,
+            **learning.arguments(),
         )

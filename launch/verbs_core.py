@@ -3,6 +3,7 @@
 
 import math
 import time
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -28,6 +29,7 @@ def train(
         list[Path] | None,
         typer.Option(help="Policy file to start from too, as of a neighbouring k; repeatable."),
     ] = None,
+    kernel: options.KernelKind = None,
     force: options.Force = False,
     seed: options.Seed = 0,
     out: Annotated[Path, typer.Option(help="Policy file to write.")] = Path("policy.npz"),
@@ -35,8 +37,8 @@ def train(
 ) -> None:
     """Learn a policy for a game, or for an identified kernel, by ALTERNATING-MARL."""
     from kofn.controller.core import Policy
-    from kofn.launch.models import fleet_size, load_model
-    from kofn.launch.training import Learning
+    from kofn.launch.models import by_crowd, fleet_size, load_model
+    from kofn.launch.training import Learning, train_crowd
     from kofn.launch.training import train as train_game
 
     if not out.parent.is_dir():
@@ -45,36 +47,53 @@ def train(
         grid=grid, objective=objective, restarts=restarts, rounds=rounds, polish=polish
     )
     started = time.monotonic()
-    loaded, kernel = load_model(game)
-    n = fleet_size(n, kernel, force=force)
+    loaded, counted = load_model(game)
+    n = fleet_size(n, counted, force=force)
+    crowd = by_crowd(kernel, counted)
     starts = {str(path): Policy.load(path) for path in start or ()}
-    solution = train_game(loaded, k=k, n=n, learning=learning, starts=starts, seed=seed)
-    learned = solution.policy.provenance
-    if kernel is not None:
-        learned |= {"kernel_sha256": kernel.sha256, "kernel_n": kernel.info.n}
-    solution.policy.save(out)
+    if crowd and counted is not None:
+        found = train_crowd(counted, k=k, n=n, learning=learning, starts=starts, seed=seed)
+        policy, crowd = found.policy, not found.exact
+    else:
+        solution = train_game(loaded, k=k, n=n, learning=learning, starts=starts, seed=seed)
+        policy = solution.policy
+    learned = policy.provenance
+    if counted is not None:
+        learned |= {"kernel_sha256": counted.sha256, "kernel_n": counted.info.n}
+        learned["motion"] = "binned" if crowd else "plain"
+    policy.save(out)
     took_s = time.monotonic() - started
     result = {
         "out": str(out),
         "game": loaded.name,
-        "sha256": solution.policy.sha256,
+        "sha256": policy.sha256,
         "k": k,
         "n": n,
-        "grid": solution.policy.grid,
-        "memory": solution.policy.memory,
+        "grid": policy.grid,
+        "memory": policy.memory,
         "start": learned["start"],
         "mean_memoryless": learned["memoryless"],
         "mean_belief": learned["belief"],
         "polish_gain": learned.get("polish_gain"),
-        "pairs_judged": len(solution.history),
+        "pairs_judged": learned["pairs_judged"],
         "kernel_sha256": learned.get("kernel_sha256"),
+        "motion": learned.get("motion", "plain"),
+        "backend": "crowd rollouts" if crowd else "exact",
+        "fixed_point": learned.get("fixed_point"),
+        "sampled_wins": learned.get("sampled_wins"),
         "seconds": round(took_s, 2),
     }
     lines = [
-        f"{out}: {loaded.name}, k={k}, grid {solution.policy.grid}, {took_s:.1f} s",
+        f"{out}: {loaded.name}, k={k}, grid {policy.grid}, {took_s:.1f} s",
         f"deployed return for n={n}: {learned['belief']:.2f} with memory, "
         f"{learned['memoryless']:.2f} without (in training; kofn evaluate judges afresh)",
     ]
+    if crowd:
+        lines.append(
+            "learned on the binned kernel: judged by crowd-dependent rollouts, proposed by the "
+            "plain kernel of the crowds met and by sampled G-LEARN; the exact bounds of kofn "
+            "certify do not hold there"
+        )
     emit(result, lines, as_json=json)
 
 
@@ -106,44 +125,66 @@ def certify(
         f"gap {100 * found.welfare_gap_relative:.2f} %",
         *(f"  {bound.kind:6s} K={bound.K:3d}  {bound.upper:.3f}" for bound in found.bounds),
     ]
-    emit(found.to_dict(), lines, as_json=json)
+    binned = loaded.provenance.get("motion") == "binned"
+    if binned:
+        lines.append(
+            "this holds for the plain kernel of the crowds that the policy met; agents that move "
+            "by their crowd, as it was learned for, may earn more or less"
+        )
+    emit(found.to_dict() | {"covers": "plain" if binned else "game"}, lines, as_json=json)
 
 
 def evaluate(
     policy: PolicyArgument,
-    n: options.FleetSize = 1000,
+    n: options.FleetOrKernels = None,
     k: Annotated[int, typer.Option("--k", help="Agents polled per step.")] = 10,
     memory: Annotated[
         str, typer.Option(help="auto, none, a cap in agents, or tune to find the best.")
     ] = "auto",
     rollouts: Annotated[int, typer.Option(help="Episodes.")] = 2000,
     horizon: options.Horizon = None,
+    game: Annotated[
+        str | None,
+        typer.Option(help="Play in this game or kernel file; default: the policy's own game."),
+    ] = None,
+    kernel: options.KernelKind = None,
     exact: Annotated[
         bool,
         typer.Option(
             "--exact", help="Enumerate a small fleet instead of playing; with --memory none."
         ),
     ] = False,
+    force: options.Force = False,
     seed: options.Seed = 0,
     json: options.Json = False,
 ) -> None:
-    """Play a policy in its game and report the deployed return."""
+    """Play a policy in its game, or in another one, and report the deployed return."""
     from kofn.controller.core import Policy, rollout
     from kofn.controller.core.tuning import tune_memory
+    from kofn.launch.models import by_crowd, crowd_game, fleet_size, load_model
 
     loaded = Policy.load(policy)
+    played_in, counted = (loaded.game, None) if game is None else load_model(game)
+    n = fleet_size(n, counted, force=force)
+    crowd = by_crowd(kernel, counted)
+    if crowd and (exact or memory == "tune"):
+        raise InputError(
+            f"{'--exact' if exact else '--memory tune'} is not built for the binned kernel: add "
+            "--kernel plain"
+        )
     if exact and memory != "none":
         raise InputError(f"--exact with --memory {memory}: only --memory none can be enumerated")
     if memory == "tune":
-        loaded = tune_memory(loaded.game, loaded, n=n, k=k, seed=seed)
+        loaded = tune_memory(played_in, loaded, n=n, k=k, seed=seed)
         memory = "auto" if loaded.memory is not None else "none"
-    head = f"{loaded.game.name}, n={n}, k={k}, memory {memory}, "
-    about: dict[str, object] = {"n": n, "k": k, "game": loaded.game.name}
+    motion = "binned" if crowd else "plain"
+    head = f"{played_in.name}{' (by crowd)' * crowd}, n={n}, k={k}, memory {memory}, "
+    about: dict[str, object] = {"n": n, "k": k, "game": played_in.name, "motion": motion}
     if exact:
         from kofn.controller.core.exact_evaluation import enumerate_fleet
 
         played_pair = loaded.in_play(k, memory)
-        found = enumerate_fleet(loaded.game, played_pair, n=n, k=k, horizon=horizon, memory=memory)
+        found = enumerate_fleet(played_in, played_pair, n=n, k=k, horizon=horizon, memory=memory)
         ci = found.value - found.error, found.value + found.error
         result = {
             "mean": found.value,
@@ -153,7 +194,7 @@ def evaluate(
             "rollouts": 0,
             **about,
             "memory": float(k),
-            "horizon": horizon or loaded.game.horizon,
+            "horizon": horizon or played_in.horizon,
             "states": found.states,
         }
         lines = [
@@ -161,15 +202,14 @@ def evaluate(
             f"expected return {found.value:.6f}, to {found.error:.1g}",
         ]
     else:
-        played = rollout(
-            loaded.game,
-            loaded,
-            n=n,
-            k=k,
-            horizon=horizon,
-            rollouts=rollouts,
-            seed=seed,
-            memory=memory,
+        if crowd and counted is not None:
+            from kofn.sim.density import density_rollout
+
+            play = partial(density_rollout, crowd_game(counted))
+        else:
+            play = partial(rollout, played_in)
+        played = play(
+            loaded, n=n, k=k, horizon=horizon, rollouts=rollouts, seed=seed, memory=memory
         )
         ci = played.interval() if rollouts > 1 else (math.nan, math.nan)
         result = {
@@ -187,4 +227,9 @@ def evaluate(
             f"mean return {played.mean:.2f} (95 %: {ci[0]:.2f} to {ci[1]:.2f}), "
             f"largest group known in {100 * played.mode_accuracy:.0f} % of steps",
         ]
+        if game is None and loaded.provenance.get("motion") == "binned":
+            lines.append(
+                "played on the plain kernel of the crowds that the policy met; --game KERNEL plays "
+                "on the binned one that it was learned for"
+            )
     emit(result, lines, as_json=json)

@@ -35,6 +35,9 @@ from kofn.sim.world import FloatArray, IntArray
 #: Next histograms drawn for each cell by the sampled G-LEARN.
 SAMPLES = 24
 
+#: Bins whose chances differ by no more than this are equal.
+EVEN = 1e-12
+
 _SWEEPS = 10_000
 _TIE = 1e-11
 
@@ -46,7 +49,7 @@ class DensityGame:
     Parameters
     ----------
     game
-        Rewards, global kernel, discount and start; its own P_l is not used.
+        Rewards, global kernel, discount and start; agents do not move by its own P_l.
     P
         Shape (S_g, B, S_l, A_l, S_l) or with a first axis of 1 where targets do not matter.
     edges
@@ -83,6 +86,11 @@ class DensityGame:
     def n_bins(self) -> int:
         """Bins B."""
         return int(self.edges.size) + 1
+
+    @cached_property
+    def even(self) -> bool:
+        """Whether bins are all equal, so that agents move independently given g."""
+        return float(np.ptp(self.P, axis=1).max()) <= EVEN
 
     def motion(self, pi_l: FloatArray) -> FloatArray:
         """Return the kernel under a local policy, shape (S_g, B, S_l, S_l)."""

@@ -266,6 +266,7 @@ def alternating_marl(
     polish: int = 0,
     seed: int = 0,
     progress: Progress | None = None,
+    deployment: Deployment | None = None,
 ) -> Solution:
     """Learn a policy for n agents of which k are polled in each step.
 
@@ -293,13 +294,18 @@ def alternating_marl(
         Of all deployed episodes.
     progress : callable, optional
         Told about each piece of work.
+    deployment : Deployment, optional
+        Where pairs are judged, if not in the game itself: another n-agent system of its shape.
     """
     rounds = check_int("rounds", rounds, 1, MAX_ROUNDS)
     polish = check_int("polish", polish, 0, MAX_ROUNDS)
     check_choice("objective", objective, get_args(Objective))
     check_callable("progress", progress)
     began = time.perf_counter()
-    deployment = Deployment(game, n, k, seed)
+    if deployment is None:
+        deployment = Deployment(game, n, k, seed)
+    elif (deployment.n, deployment.k, deployment.game.sha256) != (n, k, game.sha256):
+        raise InputError(f"the deployment is not for this game with k={k} and n={n}")
     n, k = deployment.n, deployment.k
     given_starts = given_policies(game, starts)
     if restarts is not None:
@@ -337,6 +343,7 @@ def alternating_marl(
             passes=polish,
             seed=seed,
             play="both" if policy.bare is None else "memory",
+            deployment=deployment,
             progress=lambda i, _total, text: report(done + i, text),
         )
         policy = polished.policy

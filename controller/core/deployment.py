@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     from kofn.controller.core.game import FloatArray
+    from kofn.controller.core.rollouts import Rollouts
 
 #: What a policy is good for: play without memory, with it, or both equally.
 Play = Literal["both", "memory", "none"]
@@ -126,7 +127,16 @@ class Deployment:
         seeds = np.random.SeedSequence([check_seed(seed), _TRAINING]).generate_state(3)
         self._judging, self._picture, self._final = (int(s) for s in seeds)
 
-    def _returns(self, policy: Policy, rollouts: int, memory: float | str, seed: int) -> FloatArray:
+    def play(
+        self,
+        policy: Policy,
+        *,
+        rollouts: int,
+        seed: int,
+        memory: float | str = "auto",
+        record: bool = False,
+    ) -> Rollouts:
+        """Play episodes; all that is judged here comes from this, so a subclass may replace it."""
         return rollout(
             self.game,
             policy,
@@ -136,7 +146,11 @@ class Deployment:
             rollouts=rollouts,
             seed=seed,
             memory=memory,
-        ).returns
+            record=record,
+        )
+
+    def _returns(self, policy: Policy, rollouts: int, memory: float | str, seed: int) -> FloatArray:
+        return self.play(policy, rollouts=rollouts, seed=seed, memory=memory).returns
 
     def memoryless(self, policy: Policy, rollouts: int = LOOK) -> FloatArray:
         """Return the returns of play without memory, shape (rollouts,)."""
@@ -157,16 +171,7 @@ class Deployment:
 
     def usual_picture(self, policy: Policy, rollouts: int = 100) -> FloatArray:
         """Return the mean shares of the fleet while the global state is s_g, (S_g, S_l)."""
-        records = rollout(
-            self.game,
-            policy,
-            n=self.n,
-            k=self.k,
-            horizon=self.horizon,
-            rollouts=rollouts,
-            seed=self._picture,
-            record=True,
-        ).records
+        records = self.play(policy, rollouts=rollouts, seed=self._picture, record=True).records
         assert records is not None  # noqa: S101 - record=True
         shares = np.full((self.game.n_global, self.game.n_local), 1.0 / self.game.n_local)
         for s in range(self.game.n_global):

@@ -95,6 +95,7 @@ def polish(
     seed: int = 0,
     play: Play = "both",
     progress: Progress | None = None,
+    deployment: Deployment | None = None,
 ) -> Polished:
     """Improve the local policy entry by entry in the n-agent system.
 
@@ -114,13 +115,15 @@ def polish(
         What counts as a policy's score.
     progress : callable, optional
         Told about each entry.
+    deployment : Deployment, optional
+        Where entries are judged, if not in the game itself.
     """
     passes = check_int("passes", passes, 1, MAX_TIMES)
     check_policy(policy, game, same=True)
     check_callable("progress", progress)
     began = time.perf_counter()
     check_play(play)
-    deployment = Deployment(game, n, k, seed)
+    deployment = deployment or Deployment(game, n, k, seed)
     best = deployment.judge(policy)
     changes: list[Change] = []
     tried = 0

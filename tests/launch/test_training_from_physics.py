@@ -43,7 +43,7 @@ def test_a_policy_is_learned_from_a_kernel_file_for_the_fleet_it_was_counted_on(
     capsys: pytest.CaptureFixture[str], kernel_file: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "p.npz"
-    made = called(capsys, "train", str(kernel_file), *SMALL, "--out", str(out))
+    made = called(capsys, "train", str(kernel_file), *SMALL, "--kernel", "plain", "--out", str(out))
     kernel = Kernel.load(kernel_file)
     assert (made["n"], made["game"]) == (30, "arena identified")
     assert made["kernel_sha256"] == kernel.sha256
@@ -94,3 +94,41 @@ def test_a_policy_from_a_kernel_steers_the_scenario_that_was_identified(
     finite = '[[hosts]]\nname = "a"\nrobots = 6\nworld = "finite"\n'
     with pytest.raises(InputError, match="was made for game arena identified"):
         load_policy(load_scenario(str(scenario_with(finite))))
+
+
+def test_bins_are_learned_and_played_by_crowd_and_the_output_says_so(
+    capsys: pytest.CaptureFixture[str], kernel_file: Path, tmp_path: Path
+) -> None:
+    out = str(tmp_path / "p.npz")
+    made = called(capsys, "train", str(kernel_file), *SMALL, "--out", out)
+    assert (made["motion"], made["backend"]) == ("binned", "crowd rollouts")
+    learned = Policy.load(out).provenance
+    assert (learned["motion"], learned["kernel_sha256"]) == ("binned", made["kernel_sha256"])
+    assert run(["evaluate", out, "--n", "30", "--k", "3"]) == 0
+    assert "--game KERNEL plays on the binned one" in capsys.readouterr().out
+    played = called(capsys, "evaluate", out, "--game", str(kernel_file), "--k", "3")
+    assert (played["n"], played["motion"]) == (30, "binned")
+    assert abs(played["mean"] - made["mean_belief"]) < 8 * played["stderr"]
+    bound = called(capsys, "certify", out, "--n", "30", "--budget", "1")
+    assert bound["covers"] == "plain"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (("--kernel", "fine"), "unknown kernel 'fine'; known are binned, plain"),
+        (("--exact", "--memory", "none"), "--exact is not built for the binned kernel"),
+        (("--n", "31"), "was identified for 30 robots, not for 31"),
+    ],
+)
+def test_play_by_crowd_says_what_it_cannot_do(
+    capsys: pytest.CaptureFixture[str],
+    kernel_file: Path,
+    policy_file: Path,
+    arguments: tuple[str, ...],
+    sentence: str,
+) -> None:
+    assert run(["evaluate", str(policy_file), "--game", str(kernel_file), *arguments]) == 2
+    assert sentence in capsys.readouterr().err
+    assert run(["train", "arena", "--kernel", "binned"]) == 2
+    assert "--kernel binned belongs to a kernel file" in capsys.readouterr().err
