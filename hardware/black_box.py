@@ -56,9 +56,10 @@ class BlackBox:
 
     def write(self, kind: str, *, urgent: bool = False, **values: Any) -> None:
         """Append one record; never raises."""
+        at_s = round(self._now_s(), 4)  # not after the lock: a slow disk may hold it for long
         with self._lock:
             try:
-                self._append({"s": round(self._now_s(), 4), "kind": kind, **values}, urgent)
+                self._append({"s": at_s, "kind": kind, **values}, urgent)
             except (OSError, TypeError, ValueError):
                 self.failures += 1
 

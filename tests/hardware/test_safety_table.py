@@ -7,6 +7,7 @@ import inspect
 import json
 import math
 import os
+import threading
 from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any
@@ -454,6 +455,24 @@ def test_row_15_black_box_is_rotated_and_read_back_and_a_torn_line_is_left_out(
     rows = list(read_black_box(tmp_path))
     assert rows[-1]["mode"] == "ESTOP"
     assert [row["v"] for row in rows if row["kind"] == "drive"][-1] == 199
+
+
+def test_row_15_a_record_has_the_time_of_its_event_and_not_of_the_disk(tmp_path: Path) -> None:
+    now, asked = [1.0], threading.Event()
+
+    def tell() -> float:
+        asked.set()
+        return now[0]
+
+    box = BlackBox(tmp_path, "boot", monotonic_s=tell)
+    with box._lock:  # as while the disk is slow
+        stop = threading.Thread(target=box.write, args=("drive",), kwargs={"v": 0})
+        stop.start()
+        assert asked.wait(20.0)
+        now[0] = 2.0
+    stop.join()
+    box.close()
+    assert [row["s"] for row in read_black_box(tmp_path) if row["kind"] == "drive"] == [1.0]
 
 
 def test_row_15_a_full_disk_does_not_keep_a_robot_from_stopping(tmp_path: Path) -> None:

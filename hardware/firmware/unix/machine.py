@@ -118,7 +118,8 @@ def disable_irq():
         if _trace is not None:
             _trace.write("%d blocked\n" % time.ticks_ms())
             _trace.flush()
-        while _blocked:
+        while _blocked:  # an interrupt needs no interpreter; the thread in its place does
+            time.sleep_ms(1)
             _read_inputs()
     _wheels.advance()
     return 0
