@@ -280,7 +280,9 @@ class App:
             self.motors.off()
             return
         v, w = self.option.command(self.x, self.y, self.yaw) if self._busy else (0.0, 0.0)
-        self.motors.drive(*self.safety.limit(0.0 if self._waits else v, w, now))
+        if self._waits:
+            v = 0.0
+        self.motors.drive(*self.safety.limit(v, w, now))
 
     async def _drive(self):
         while not self.ending:
