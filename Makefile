@@ -11,11 +11,11 @@ demo:  ## install, then steer 20 simulated robots by polling 5 of them
 
 test: environments  ## install, then run the tests (without the slow ones)
 	@$(MAKE) --no-print-directory -j3 --output-sync=target MARK="not slow" \
-		test-others test-core-fed test-launch-1 test-launch-2
+		test-launch-2 test-others test-core-fed test-launch-1
 
 test-slow: environments  ## the slow tests, one after the other
 	@$(MAKE) --no-print-directory MARK=slow \
-		test-others test-core-fed test-launch-1 test-launch-2
+		test-launch-2 test-others test-core-fed test-launch-1
 
 # Three lots at a time: many tests wait for real processes. A lot without tests of the mark is fine (5).
 test-core-fed:

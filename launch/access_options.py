@@ -85,7 +85,9 @@ def with_access(verb: Callable[..., None]) -> Callable[..., None]:
 
     @wraps(verb)
     def expanded(**given: Any) -> None:
-        access = Access(**{field.name: given.pop(field.name) for field in fields(Access)})
+        access = Access(
+            **{field.name: given.pop(field.name, field.default) for field in fields(Access)}
+        )
         verb(**given, **{taken: access})
 
     # What typer reads: the signature, and the types of its parameters.

@@ -109,9 +109,9 @@ def test_what_cannot_be_localised_is_one_sentence(
     fleet.write_text(change.get("fleet_file", FLEET))
     with pytest.raises(InputError, match=sentence) as caught:
         localise(
-            camera,
-            fleet,
-            "mqtt://127.0.0.1:1",
+            camera=camera,
+            robots=fleet,
+            broker="mqtt://127.0.0.1:1",
             source=change.get("source", str(shots)),
             separation=float(change.get("separation", "0.3")),
         )
