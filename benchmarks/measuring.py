@@ -47,6 +47,21 @@ def median_s(function: Callable[[], object], repeats: int, *, warm: bool = False
     return statistics.median(times)
 
 
+def interleaved_s(
+    functions: dict[str, Callable[[], object]], repeats: int
+) -> dict[str, list[float]]:
+    """Return wall times of each function, s, taken in turns after a warm-up of each."""
+    for function in functions.values():
+        function()
+    times: dict[str, list[float]] = {name: [] for name in functions}
+    for _ in range(repeats):
+        for name, function in functions.items():
+            began = time.perf_counter()
+            function()
+            times[name].append(time.perf_counter() - began)
+    return times
+
+
 def machine() -> str:
     """Name the machine: processor and threads in use."""
     name = platform.processor() or platform.machine()

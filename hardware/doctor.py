@@ -89,6 +89,18 @@ def state_lines(folder: Path) -> list[Line]:
     return lines
 
 
+def key_line(path: Path) -> Line:
+    """Whether a private key is there, PEM, and readable by its owner only."""
+    hint = f"chmod 600 {path}; a key comes from kofn ca enroll, as PEM"
+    try:
+        text, mode = path.read_bytes(), path.stat().st_mode & 0o777
+    except OSError as error:
+        return Line(path.name, ok=False, seen=f"cannot be read: {error.strerror}", hint=hint)
+    pem = b"-----BEGIN" in text and b"PRIVATE KEY" in text
+    seen = f"mode {mode:04o}" + ("" if pem else ", no PEM key (boards take DER, this machine PEM)")
+    return Line(path.name, pem and mode & 0o077 == 0, seen, hint)
+
+
 def agent_lines(folder: Path) -> list[Line]:
     """State of the robot's agent; nothing where none runs."""
     with contextlib.suppress(RunError, InputError):

@@ -2,6 +2,7 @@
 """`kofn hw`: a robot with motors, on its own machine."""
 
 import asyncio
+import contextlib
 import math
 import os
 import sys
@@ -19,7 +20,7 @@ from kofn.controller.core.errors import InputError, RunError
 from kofn.controller.link.address import parse_url
 from kofn.controller.link.audit import some
 from kofn.controller.link.clock import MonotonicClock
-from kofn.controller.link.messages import Conn, Ctl, Event, Halt, decode, encode
+from kofn.controller.link.messages import Conn, Ctl, Event, Halt, Pose, decode, encode
 from kofn.controller.link.mqtt import MqttTransport
 from kofn.controller.link.topics import Topics
 from kofn.controller.link.transport import Session
@@ -48,6 +49,8 @@ from kofn.launch.access_options import ANONYMOUS, Access, InsecureLab, with_acce
 from kofn.launch.output import emit
 from kofn.launch.parts import Connection, read_credentials
 from kofn.launch.robot_host import LIMITS, state_folder, table_of
+from kofn.launch.verbs_doctor import Finding, certificate
+from kofn.launch.verbs_doctor import clock as find_clock
 from kofn.launch.verbs_localise import lens, localise
 
 app = typer.Typer(
@@ -69,6 +72,7 @@ TOKEN_VARIABLE = "KOFN_OPERATOR_TOKEN"  # noqa: S105  the name of a variable
 WheelWay = Literal["forward", "backward"]
 ANSWER_S = 3.0
 REPEAT_S = 0.5
+POSE_WAIT_S = 1.0
 STRAIGHT_M, TURNS = 1.0, 5
 
 
@@ -96,8 +100,13 @@ def doctor(
             made = None  # its agent has the device
     if made is not None:
         lines += looking.driver_lines(made)
+    lines += [_as_line(find_clock(datetime.now(UTC)))]
+    shown = [path for path in (access.tls_ca, access.tls_cert) if path is not None]
+    lines += [_as_line(certificate(path, datetime.now(UTC))) for path in shown]
+    if access.tls_key is not None:
+        lines.append(looking.key_line(access.tls_key))
     if broker is not None or host is None:
-        lines += _broker_lines(None if broker is None else access.connect(fleet, broker))
+        lines += _broker_lines(None if broker is None else access.connect(fleet, broker), host)
     _report(lines, json)
 
 
@@ -533,19 +542,40 @@ def _on_the_bench(driver: Driver, limits: RobotLimits, work: Any, share: float =
         raise RunError(f"{error.cause}; {error.hint}") from error
 
 
-def _broker_lines(connection: Connection | None) -> list[Line]:
+def _as_line(found: Finding) -> Line:
+    return Line(found.check, found.state != "fail", found.what, found.hint)
+
+
+def _broker_lines(connection: Connection | None, host: str | None) -> list[Line]:
     if connection is None:
         return looking.broker_lines(None, None)
     clock = MonotonicClock()
     transport = connection.transport(clock)
     # Not a role's id: the doctor must not put anybody off the broker.
-    session = Session("doctor", (), lambda _: None, lambda _: (), fleet=connection.fleet)
+    poses = Topics(connection.fleet).of("pose", host) if host is not None else None
+    filters = () if poses is None else ((poses, 0),)
+    session = Session("doctor", filters, lambda _: None, lambda _: (), fleet=connection.fleet)
     with closing(transport):
         try:
             transport.open(session, 5.0)
         except RunError as error:
             return looking.broker_lines(None, connection.url, str(error))
-        return looking.broker_lines(lambda: _round_trip(transport), connection.url)
+        lines = looking.broker_lines(lambda: _round_trip(transport), connection.url)
+        return lines if poses is None else [*lines, _pose_line(transport)]
+
+
+def _pose_line(transport: MqttTransport) -> Line:
+    """Whether a camera tells this host where its robots are, and how old that is; never a fault."""
+    ages: dict[str, int] = {}
+    end_s = time.monotonic() + POSE_WAIT_S
+    while time.monotonic() < end_s and not ages:
+        message = transport.receive(0.1)
+        if message is not None and message.payload:
+            with contextlib.suppress(InputError):
+                ages = {row.id: row.age_ms for row in decode(Pose, message.payload).r}
+    oldest = f"{len(ages)} robots, the oldest {max(ages.values(), default=0)} ms old"
+    none = f"none within {POSE_WAIT_S:g} s: no camera, or this login may not read them"
+    return Line("poses", ok=True, seen=oldest if ages else none)
 
 
 def _round_trip(transport: MqttTransport) -> None:

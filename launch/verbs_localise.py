@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import msgspec
+import numpy as np
 import typer
 
 from kofn.controller.core.errors import InputError, RunError
@@ -39,6 +40,9 @@ def localise(
     ] = None,
     v_max: Annotated[float, typer.Option(help="No robot is faster, m/s.")] = 1.0,
     fleet: options.Fleet = "fleet",
+    look: Annotated[
+        bool, typer.Option("--look", help="Say which tags one picture shows, and end.")
+    ] = False,
     access: Access = ANONYMOUS,
     json: options.Json = False,
 ) -> None:
@@ -49,9 +53,10 @@ def localise(
     _need_opencv()
     file, clock = read_camera(camera), MonotonicClock()
     connection = access.connect(fleet, broker)
+    wearers = tagged_robots(robots)
     watcher = Localiser(
         fleet=fleet,
-        robots=tagged_robots(robots),
+        robots=wearers,
         camera=file,
         transport=connection.transport(clock),
         clock=clock,
@@ -62,6 +67,9 @@ def localise(
     first = next(frames, None)  # a camera that is not there is said before anything is connected
     if first is None:
         raise InputError(f"{source} has no pictures")
+    if look:
+        _tell_tags(first, file, {robot.tag: robot.robot for robot in wearers}, json)
+        return
     watcher.open()
     stop = StopFlag()
     try:
@@ -162,6 +170,31 @@ def tagged_robots(path: Path) -> "list[TaggedRobot]":
     return found
 
 
+def _tell_tags(frame: "Frame", camera: "CameraFile", names: dict[int, str], json: bool) -> None:
+    """Print how large each expected tag is in a picture; code 2 when one is missing or small."""
+    from kofn.hardware.localise.detect import TagDetector
+
+    seen = TagDetector(width=camera.width).find(frame.picture)
+    rows, lines = [], []
+    for tag, name in {**dict.fromkeys((t.id for t in camera.floor), "floor"), **names}.items():
+        quad = seen.corners.get(tag)
+        side_px = None if quad is None else float(np.linalg.norm(np.roll(quad, 1, 0) - quad) / 2)
+        ok = side_px is not None and side_px >= LEAST_SIDE_PX
+        rows.append({"tag": tag, "wearer": name, "side_px": side_px, "ok": ok})
+        what = "seen twice" if tag in seen.doubled else "not seen"
+        told = what if side_px is None else f"{side_px:.0f} px a side"
+        lines.append(f"{'ok  ' if ok else 'FAIL'}  tag {tag:<4} {name}: {told}")
+    missed = [row for row in rows if not row["ok"]]
+    if missed:
+        lines.append(
+            f"hint: {LEAST_SIDE_PX:g} px a side are needed: larger tags, or a lower, sharper camera"
+        )
+    emit({"ok": not missed, "tags": rows}, lines, as_json=json)
+    if missed:
+        raise typer.Exit(2)
+
+
+LEAST_SIDE_PX = 30.0
 _OWN = {"tag": "tag", "height_m": "tag_height_m"}
 
 

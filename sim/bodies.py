@@ -172,6 +172,19 @@ class BodyWorld(ABC):
         self._options.start(actions, self._sensed)
         self._option_ticks_left = self._period_ticks
 
+    @property
+    def limits(self) -> Limits:
+        """Greatest speed and turn rate."""
+        return self._limits
+
+    def drive(self, v: FloatArray, w: FloatArray) -> None:
+        """Drive for one control tick at speeds of shape (n,), clipped, instead of by options."""
+        self._require_open()
+        v, w = limit(np.where(self._up, v, 0.0), np.where(self._up, w, 0.0), self._limits)
+        self._move(*self._with_broken_wheels(v, w))
+        self._tick += 1
+        self._read()
+
     def advance(self, duration_s: float) -> None:
         """Simulate `duration_s` seconds, a multiple of 0.1 s."""
         self._require_open()
@@ -180,10 +193,7 @@ class BodyWorld(ABC):
             if self._option_ticks_left > 0:
                 self._option_ticks_left -= 1
                 v, w = self._options.command(self._sensed, self._push())
-                v, w = limit(np.where(self._up, v, 0.0), np.where(self._up, w, 0.0), self._limits)
-            self._move(*self._with_broken_wheels(v, w))
-            self._tick += 1
-            self._read()
+            self.drive(v, w)
 
     def close(self) -> None:
         """Release the engine; idempotent."""

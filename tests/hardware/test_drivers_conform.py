@@ -8,11 +8,47 @@ from typing import Any
 import pytest
 from devices import DryRunBench, FakeCreate2, GpioBench, PtyBench, RosbridgeBench, TextBoard
 
+from kofn.controller.link.clock import FakeClock
 from kofn.hardware.conformance import DRIVER_CHECKS, Bench, Check, check_driver, run_check
 from kofn.hardware.driver import Applied, DriverError, Observation
 from kofn.hardware.drivers.create2 import Create2Driver
 from kofn.hardware.drivers.dry_run import DryRunDriver
 from kofn.hardware.drivers.serial_text import SerialTextDriver
+from kofn.hardware.grid import GridLayout
+from kofn.sim.bodies import BodyWorld
+from kofn.sim.bullet import BulletWorld
+from kofn.sim.kinematic import KinematicWorld
+from kofn.sim.world import FloatArray
+from kofn.sim.world_driver import WorldDriver
+
+
+class WorldBench(DryRunBench):
+    """A robot of a simulated world; its motors are what the world was told to move it by."""
+
+    settle_s = 0.3
+
+    def __init__(self, world: type[BodyWorld]) -> None:
+        self.clock = clock = FakeClock()
+        speeds = self._speeds = [Applied(0.0, 0.0)]
+
+        class Watched(world):  # type: ignore[valid-type,misc]
+            def _move(self, v: FloatArray, w: FloatArray) -> None:
+                speeds[0] = Applied(float(v[0]), float(w[0]))
+                super()._move(v, w)
+
+        self._world = Watched(1, GridLayout(columns=10, rows=10, cell_m=3.0, walls=False))
+        self.driver = self._moved = WorldDriver(clock, self._world)
+
+    async def finish(self) -> None:
+        self._world.close()
+
+    async def wait(self, duration_s: float) -> None:
+        await super().wait(duration_s)
+        self._moved.catch_up()
+
+    def motors(self) -> Applied:
+        return self._speeds[0]
+
 
 BENCHES: dict[str, Callable[[Path], Bench]] = {
     "dry_run": lambda _: DryRunBench(),
@@ -20,9 +56,11 @@ BENCHES: dict[str, Callable[[Path], Bench]] = {
     "create2": lambda folder: PtyBench(folder, FakeCreate2, Create2Driver, 0.235),
     "gpio": lambda _: GpioBench(),
     "rosbridge": lambda _: RosbridgeBench(),
+    "world-kinematic": lambda _: WorldBench(KinematicWorld),
+    "world-bullet": lambda _: WorldBench(BulletWorld),
 }
 
-QUICK = ("dry_run", "serial", "gpio")
+QUICK = ("dry_run", "serial", "gpio", "world-kinematic")
 
 
 @pytest.mark.parametrize("check", DRIVER_CHECKS, ids=lambda check: check.__name__)

@@ -17,7 +17,12 @@ from kofn_process import Kofn
 from plain_broker import PlainBroker, plain_broker
 
 from kofn.controller.core.errors import InputError
+from kofn.controller.link.clock import MonotonicClock
+from kofn.controller.link.messages import Pose, PoseRow, encode
+from kofn.controller.link.mqtt import MqttTransport
+from kofn.controller.link.transport import Session
 from kofn.hardware.calibration import Calibration, read_calibration, write_calibration
+from kofn.hardware.doctor import key_line
 from kofn.hardware.fakes.serial_devices import TextBoard
 from kofn.hardware.fleet_file import read_fleet
 
@@ -59,6 +64,28 @@ def test_doctor_without_anything_attached_is_a_table_with_hints_and_code_2(kofn:
     assert failed
     assert all("hint: " in lines[i + 1] for i in failed)
     assert all(line.startswith(("ok ", "FAIL", " ")) for line in lines)
+
+
+def test_doctor_looks_at_key_files_and_at_the_camera_s_poses(kofn: Kofn, tmp_path: Path) -> None:
+    key = tmp_path / "h.key"
+    key.write_text("-----BEGIN PRIVATE KEY-----\n")
+    key.chmod(0o644)
+    assert not key_line(key).ok
+    key.chmod(0o600)
+    assert key_line(key).ok
+    key.write_bytes(b"0\x82")
+    assert "no PEM key" in key_line(key).seen
+    assert "cannot be read" in key_line(tmp_path / "none").seen
+    with plain_broker(tmp_path) as broker:
+        voice = MqttTransport(broker.url, MonotonicClock())
+        voice.open(Session("localiser", [], lambda _c: None, lambda _c: ()))
+        try:
+            pose = encode(Pose(b="b", r=[PoseRow("h0.r0", 0.0, 0.0, 0.0, 40)]))
+            voice.publish("kofn1/fleet/pose/h0", pose, qos=1, retain=True)
+            done = kofn.run("hw", "doctor", "h0", "--state", str(tmp_path), "--broker", broker.url)
+        finally:
+            voice.close([])
+    assert "1 robots, the oldest 40 ms old" in done.stdout
 
 
 def test_doctor_sees_a_board_and_a_broker(kofn: Kofn, board: TextBoard, tmp_path: Path) -> None:

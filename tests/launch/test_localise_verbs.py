@@ -10,6 +10,7 @@ from typing import Any
 import msgspec
 import numpy as np
 import pytest
+import typer
 from kofn_process import Kofn
 from plain_broker import PlainBroker, plain_broker
 
@@ -84,6 +85,25 @@ def test_a_folder_of_pictures_becomes_poses_at_a_real_broker(
     counters = json.loads(done.stdout)["counters"]
     assert counters["pictures"] == 3
     assert counters["fixes"] == 6  # r2 is disabled, r3 wears no tag
+
+
+def test_one_look_says_which_tags_are_seen_and_how_large(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_scene(tmp_path, 1)
+    files = {"camera": tmp_path / "camera.toml", "robots": tmp_path / "fleet.toml"}
+    see = partial(localise, **files, broker="mqtt://127.0.0.1:1", source=str(tmp_path / "shots"))
+    see(look=True, json=True)
+    told = json.loads(capsys.readouterr().out)
+    assert told["ok"]
+    assert {row["wearer"] for row in told["tags"]} == {"floor", "cart.r0", "r1"}
+    # 12 cm, 3.5 m below a camera of 1024 px focal length.
+    assert all(30 < row["side_px"] < 42 for row in told["tags"])
+    files["robots"].write_text("[robots.r9]\ntag = 9\n")
+    with pytest.raises(typer.Exit) as ended:
+        see(look=True)
+    assert ended.value.exit_code == 2
+    assert "FAIL  tag 9    r9: not seen" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
