@@ -28,7 +28,7 @@ from kofn.controller.core import _backup_kernels as backups
 from kofn.controller.core import _power_kernels as kernels
 from kofn.controller.core._acceleration import Anderson
 from kofn.controller.core._jit import parallel_map, thread_count
-from kofn.controller.core.errors import RunError
+from kofn.controller.core.errors import InputError, RunError
 from kofn.controller.core.grid import all_counts, check_grid
 from kofn.controller.core.successors import rounded_successors, sample_successors
 from kofn.controller.core.symmetric_power import Method, SymmetricPower
@@ -140,7 +140,16 @@ class Surrogate:
         Returns
         -------
         new values, shape (M, S_g), and greedy actions, shape (S_g, M)
+
+        Raises
+        ------
+        InputError
+            An array has another shape; the kernels would read beyond it.
         """
+        shape = self.n_points, self.game.n_global
+        for name, given, right in (("values", values, shape), ("action", action, shape[::-1])):
+            if given is not None and given.shape != right:
+                raise InputError(f"{name} of shape {given.shape} must have shape {right}")
         fixed = action is not None
         chosen = (
             np.empty((self.game.n_global, self.n_points), np.int32) if action is None else action

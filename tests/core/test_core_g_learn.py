@@ -201,3 +201,12 @@ def test_with_one_global_state_it_does_not_matter_which_one_the_locals_see(
     )
     np.testing.assert_allclose(then.value, now.value, rtol=0, atol=1e-8)
     np.testing.assert_array_equal(then.action, now.action)
+
+
+def test_a_sweep_over_an_array_of_another_shape_is_refused() -> None:
+    game = load_game("ring-current")
+    surrogate = Surrogate(game, game.uniform_local_policy(), 3)
+    with pytest.raises(InputError, match=r"values of shape \(5, 35\) must have shape \(35, 5\)"):
+        surrogate.sweep(np.zeros((5, 35)))
+    with pytest.raises(InputError, match=r"action of shape"):
+        surrogate.sweep(np.zeros((35, 5)), np.zeros((35, 5), dtype=np.int32))
