@@ -5,8 +5,7 @@ from pathlib import Path
 
 import msgspec
 
-from kofn.controller.core.errors import RunError
-from kofn.controller.link.secret_files import PUBLIC, write_atomic
+from kofn.hardware.kept_result import keep, kept
 
 FILE = "preflight.json"
 
@@ -23,18 +22,13 @@ class PreflightResult(msgspec.Struct, frozen=True, kw_only=True):
 
 def write_preflight(folder: Path, result: PreflightResult) -> None:
     """Keep a result; raises `RunError` when the folder cannot be written."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise RunError(f"cannot make {folder}: {error.strerror}") from error
-    write_atomic(folder / FILE, msgspec.json.encode(result), PUBLIC)
+    keep(folder / FILE, result)
 
 
 def preflight_objection(folder: Path) -> str | None:
     """Say why no policy is known to be fit for this robot; None when one passed."""
-    try:
-        result = msgspec.json.decode((folder / FILE).read_bytes(), type=PreflightResult)
-    except (OSError, msgspec.MsgspecError):
+    result = kept(folder / FILE, PreflightResult)
+    if result is None:
         return "no policy has passed its preflight here: run kofn hw preflight RUN .. --host HOST"
     if not result.ok:
         return f"the preflight of {result.utc} failed: {'; '.join(result.failed)}"

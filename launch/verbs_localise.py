@@ -25,6 +25,10 @@ if TYPE_CHECKING:
     from kofn.hardware.localise.camera import CameraFile
     from kofn.hardware.localise.localiser import Frame, TaggedRobot
 
+LEAST_SIDE_PX = 30.0
+"""Side of a tag that is read surely."""
+_OWN = {"tag": "tag", "height_m": "tag_height_m"}
+
 
 @with_access
 def localise(
@@ -192,10 +196,6 @@ def _tell_tags(frame: "Frame", camera: "CameraFile", names: dict[int, str], json
     emit({"ok": not missed, "tags": rows}, lines, as_json=json)
     if missed:
         raise typer.Exit(2)
-
-
-LEAST_SIDE_PX = 30.0
-_OWN = {"tag": "tag", "height_m": "tag_height_m"}
 
 
 def _frames(source: str, camera: "CameraFile", clock: Clock) -> "Iterator[Frame]":

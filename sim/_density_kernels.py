@@ -7,14 +7,11 @@ import numpy.typing as npt
 from kofn.controller.core import _random as draw
 from kofn.controller.core._grid_kernels import project_rank, rank
 from kofn.controller.core._jit import inline, jit
-from kofn.controller.core._rollout_kernels import predict
+from kofn.controller.core._rollout_kernels import MOVE, POLL, TARGET, predict, set_out, take_in
 
 F64 = npt.NDArray[np.float64]
 I64 = npt.NDArray[np.int64]
 I32 = npt.NDArray[np.int32]
-
-# Purposes of the random streams; agents in state j move by MOVE + j.
-_START, _TARGET, _POLL, _MOVE = 0, 1, 2, 3
 
 
 @inline
@@ -42,7 +39,7 @@ def _move(
     moved[:] = 0
     for j in range(counts.size):
         if counts[j] > 0:
-            draw.begin(stream, key, step, _MOVE + j)
+            draw.begin(stream, key, step, MOVE + j)  # a stream of their own for those who leave j
             row = motion[s_g, crowd_bin(counts[j], n, edges), j]
             draw.add_multinomial(stream, counts[j], row, moved)
 
@@ -98,32 +95,17 @@ def episodes(
     predicted = np.empty(n_local)
     for rollout in range(first, last):
         key = draw.key(seed, rollout)
-        draw.begin(stream, key, 0, _START)
-        s_g = draw.categorical(stream, law_g)
-        if alpha > 0.0:
-            draw.dirichlet(stream, alpha, law)
-        else:
-            law[:] = law_l
-        counts[:] = 0
-        draw.add_multinomial(stream, n, law, counts)
+        s_g = set_out(stream, key, alpha, law_g, law_l, law, n, counts)
         belief[:] = first_belief
         total_return = 0.0
         weight = 1.0
         hits = 0
         for step in range(horizon):
-            draw.begin(stream, key, step, _POLL)
+            draw.begin(stream, key, step, POLL)
             draw.sample_without_replacement(stream, k, counts, left, sample)
-            room = max(cap - k, 0.0)
-            total = belief.sum()
-            keep = room / total if total > room else 1.0
-            for j in range(n_local):
-                belief[j] = keep * belief[j] + sample[j]
+            take_in(belief, sample, k, cap, prior, s_g, predicted)
             if counts[np.argmax(belief)] == counts.max():
                 hits += 1
-            pseudo = prior[s_g].sum()
-            pull = pseudo / (pseudo + belief.sum()) if pseudo > 0.0 else 0.0
-            for j in range(n_local):
-                predicted[j] = belief[j] + pull * prior[s_g, j]
             a_g = action[s_g, project_rank(predicted, grid, table, scratch)]
             earned = 0.0
             for j in range(n_local):
@@ -134,7 +116,7 @@ def episodes(
                 s_g_record[rollout, step] = s_g
                 a_g_record[rollout, step] = a_g
                 counts_record[rollout, step] = counts
-            draw.begin(stream, key, step, _TARGET)
+            draw.begin(stream, key, step, TARGET)
             s_next = draw.categorical(stream, P_g[s_g, a_g])
             if hold > 0:
                 s_next = s_g
@@ -143,7 +125,7 @@ def episodes(
                     s_next = (s_g + shift) % n_global
             _move(stream, key, step, s_g, n, counts, edges, motion, moved)
             counts[:] = moved
-            if room > 0.0:  # else the next poll replaces the belief anyway
+            if cap > k:  # else the next poll replaces the belief anyway
                 predict(belief, kernels, squares, s_g, cap, predicted)
             s_g = s_next
         returns[rollout] = total_return

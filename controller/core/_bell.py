@@ -32,6 +32,7 @@ import math
 import numpy as np
 import numpy.typing as npt
 
+from kofn.controller.core._alias import make_pairs
 from kofn.controller.core._jit import inline, unrolled
 from kofn.controller.core._random import GOLDEN, unit
 
@@ -68,18 +69,14 @@ def bounds() -> tuple[F64, F64]:
 
 def _alias(mass: F64) -> tuple[F64, I64]:
     """Return `_CUT` and `_PAIR` for bins of these masses."""
-    level = mass * (mass.size / mass.sum())
-    cut = np.arange(1.0, mass.size + 1.0)
-    pair = np.repeat(np.arange(mass.size), 2)
-    small = [c for c in range(mass.size) if level[c] < 1.0]
-    large = [c for c in range(mass.size) if level[c] >= 1.0]
-    while small and large:
-        c, d = small.pop(), large[-1]
-        cut[c] = c + level[c]
-        pair[2 * c + 1] = d
-        level[d] -= 1.0 - level[c]
-        if level[d] < 1.0:
-            small.append(large.pop())
+    n = mass.size
+    level = mass * (n / mass.sum())
+    other, small, large = (np.empty(n, dtype=np.int64) for _ in range(3))
+    make_pairs(level, other, n, small, large)
+    own = np.arange(n)
+    cut: F64 = np.where(other == own, 1.0, level)
+    cut += own
+    pair: I64 = np.stack([own, other], axis=1).ravel()
     return cut, pair
 
 

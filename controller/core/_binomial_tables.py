@@ -26,6 +26,7 @@ from functools import lru_cache
 import numpy as np
 import numpy.typing as npt
 
+from kofn.controller.core._alias import pair_up
 from kofn.controller.core._jit import jit, unrolled
 from kofn.controller.core._random import GOLDEN, mix
 
@@ -73,25 +74,9 @@ def _fill(p: float, out: U64) -> None:
         total = 0.0
         for k in range(columns):
             total += mass[k]
-        n_small, n_large = 0, 0
         for k in range(columns):
             mass[k] *= columns / total
-            other[k] = k
-            if mass[k] < 1.0:
-                small[n_small] = k
-                n_small += 1
-            else:
-                large[n_large] = k
-                n_large += 1
-        while n_small > 0 and n_large > 0:
-            n_small -= 1
-            c, d = small[n_small], large[n_large - 1]
-            other[c] = d
-            mass[d] -= 1.0 - mass[c]
-            if mass[d] < 1.0:
-                n_large -= 1
-                small[n_small] = d
-                n_small += 1
+        pair_up(mass, other, columns, small, large)
         for k in range(columns):
             level = 1.0 if other[k] == k else min(mass[k], 1.0)
             threshold = np.uint64(min(math.floor(level * 2.0**53), 2.0**53 - 1.0))

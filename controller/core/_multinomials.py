@@ -31,6 +31,7 @@ import numpy as np
 import numpy.typing as npt
 
 from kofn.controller.core import _random as draw
+from kofn.controller.core._alias import pair_up
 from kofn.controller.core._bell import VARIANCE, bell
 from kofn.controller.core._binomial_tables import LIMIT, look_up, tables_of
 from kofn.controller.core._jit import jit, unrolled
@@ -81,6 +82,7 @@ def prepare(laws: F64) -> Rows:
 def _fill(laws: F64, rows: Rows) -> None:
     n_outcomes = laws.shape[1]
     level = np.empty(n_outcomes)
+    other = np.empty(n_outcomes, dtype=np.int64)
     small = np.empty(n_outcomes, dtype=np.int64)
     large = np.empty(n_outcomes, dtype=np.int64)
     for r in range(laws.shape[0]):
@@ -97,30 +99,15 @@ def _fill(laws: F64, rows: Rows) -> None:
             rows.log_rest[r, i] = math.log1p(-min(share, 1.0 - share))
             if i >= rows.cut.shape[1]:
                 continue
-            # Vose: pair each outcome that is too small for its column with one that is too large.
             columns = size - i
-            n_small, n_large = 0, 0
             for c in range(columns):
                 level[c] = columns * laws[r, order[i + c]] / rest
-                rows.cut[r, i, c] = c + 1.0
+            pair_up(level, other, columns, small, large)
+            for c in range(columns):
+                whole = other[c] == c
+                rows.cut[r, i, c] = c + 1.0 if whole else c + level[c]
                 rows.pair[r, i, 2 * c] = order[i + c]
-                rows.pair[r, i, 2 * c + 1] = order[i + c]
-                if level[c] < 1.0:
-                    small[n_small] = c
-                    n_small += 1
-                else:
-                    large[n_large] = c
-                    n_large += 1
-            while n_small > 0 and n_large > 0:
-                n_small -= 1
-                c, d = small[n_small], large[n_large - 1]
-                rows.cut[r, i, c] = c + level[c]
-                rows.pair[r, i, 2 * c + 1] = order[i + d]
-                level[d] -= 1.0 - level[c]
-                if level[d] < 1.0:
-                    n_large -= 1
-                    small[n_small] = d
-                    n_small += 1
+                rows.pair[r, i, 2 * c + 1] = order[i + other[c]]
 
 
 @unrolled

@@ -24,7 +24,7 @@ I32 = npt.NDArray[np.int32]
 
 # Purposes of the random streams: agents in state j move by MOVE + 2 j, those in the pool by
 # MOVE + 2 S_l, and the g-th lot of agents who earn by chance draws from MOVE + 2 g + 1.
-_START, _TARGET, _POLL, _MOVE = 0, 1, 2, 3
+START, TARGET, POLL, MOVE = 0, 1, 2, 3
 
 
 @unrolled
@@ -50,6 +50,48 @@ def predict(belief: F64, kernels: F64, squares: F64, s: int, cap: float, moved: 
     grown = max(worth, total) / total
     for l in range(belief.size):
         belief[l] = moved[l] * grown
+
+
+@unrolled
+def set_out(
+    stream: draw.Stream,
+    key: np.uint64,
+    alpha: float,
+    law_g: F64,
+    law_l: F64,
+    law: F64,
+    n: int,
+    counts: I64,
+) -> int:
+    """Fill `counts` with n agents from `law_l`, or for alpha > 0 from a Dirichlet law; return s_g.
+
+    `law` is scratch, shape (S,).
+    """
+    draw.begin(stream, key, 0, START)
+    s_g = draw.categorical(stream, law_g)
+    if alpha > 0.0:
+        draw.dirichlet(stream, alpha, law)
+    else:
+        law[:] = law_l
+    counts[:] = 0
+    draw.add_multinomial(stream, n, law, counts)
+    return s_g
+
+
+@unrolled
+def take_in(
+    belief: F64, sample: I64, k: int, cap: float, prior: F64, s: int, predicted: F64
+) -> None:
+    """Add a poll of k to a belief of at most `cap`; `predicted` is it with the pull of prior[s]."""
+    room = max(cap - k, 0.0)
+    total = belief.sum()
+    keep = room / total if total > room else 1.0
+    for j in range(belief.size):
+        belief[j] = keep * belief[j] + sample[j]
+    pseudo = prior[s].sum()
+    pull = pseudo / (pseudo + belief.sum()) if pseudo > 0.0 else 0.0
+    for j in range(belief.size):
+        predicted[j] = belief[j] + pull * prior[s, j]
 
 
 @jit
@@ -119,36 +161,21 @@ def episodes(
     predicted = np.empty(n_local)
     for rollout in range(first, last):
         key = draw.key(seed, rollout)
-        draw.begin(stream, key, 0, _START)
-        s_g = draw.categorical(stream, law_g)
-        if alpha > 0.0:
-            draw.dirichlet(stream, alpha, law)
-        else:
-            law[:] = law_l
-        counts[:] = 0
-        draw.add_multinomial(stream, n, law, counts)
+        s_g = set_out(stream, key, alpha, law_g, law_l, law, n, counts)
         belief[:] = first_belief
         total_return = 0.0
         weight = 1.0
         hits = 0
         for step in range(horizon):
-            draw.begin(stream, key, step, _POLL)
+            draw.begin(stream, key, step, POLL)
             draw.sample_without_replacement(stream, k, counts, left, sample)
-            room = max(cap - k, 0.0)
-            total = belief.sum()
-            keep = room / total if total > room else 1.0
-            for j in range(n_local):
-                belief[j] = keep * belief[j] + sample[j]
+            take_in(belief, sample, k, cap, prior, s_g, predicted)
             mode_known = counts[np.argmax(belief)] == counts.max()
             if mode_known:
                 hits += 1
-            pseudo = prior[s_g].sum()
-            pull = pseudo / (pseudo + belief.sum()) if pseudo > 0.0 else 0.0
-            for j in range(n_local):
-                predicted[j] = belief[j] + pull * prior[s_g, j]
             a_g = action[s_g, project_rank(predicted, grid, table, scratch)]
 
-            draw.begin(stream, key, step, _TARGET)
+            draw.begin(stream, key, step, TARGET)
             s_next = draw.categorical(stream, P_g[s_g, a_g])
             s_move = s_next if local_next else s_g
             moved_by = s_g * P_g.shape[0] + s_next if act_first else s_move
@@ -162,7 +189,7 @@ def episodes(
             for j in range(n_local):
                 earned += counts[j] * usual[s_g, j]
             stride = parts if n_lots > 0 else 0
-            add(key, step, _MOVE, counts, n_local, motion, moved_by * n_local, cells, stride)
+            add(key, step, MOVE, counts, n_local, motion, moved_by * n_local, cells, stride)
             for l in range(n_local):
                 moved[l] = cells[l]
             pooled[0] = cells[n_local]
@@ -178,12 +205,12 @@ def episodes(
                         if lot[event, j, l] >= 0:
                             lots[lot[event, j, l] - first_lot] += goers
                 chosen[: n_lots * n_actions] = 0
-                add(key, step, _MOVE + 1, lots, n_lots, gain_rows, first_lot, chosen, n_actions)
+                add(key, step, MOVE + 1, lots, n_lots, gain_rows, first_lot, chosen, n_actions)
                 for g in range(n_lots):
                     for a in range(n_actions):
                         earned += chosen[g * n_actions + a] * extra[first_lot + g, a]
             if pooled[0] > 0:
-                add(key, step, _MOVE + 2 * n_local, pooled, 1, common, moved_by, moved, 0)
+                add(key, step, MOVE + 2 * n_local, pooled, 1, common, moved_by, moved, 0)
             reward = r_g[s_g, a_g] + earned / n
             total_return += weight * reward
             weight *= gamma
@@ -198,7 +225,7 @@ def episodes(
 
             for l in range(n_local):
                 counts[l] = moved[l]
-            if room > 0.0:  # else the next poll replaces the belief anyway
+            if cap > k:  # else the next poll replaces the belief anyway
                 predict(belief, kernels, squares, moved_by, cap, predicted)
             s_g = s_next
         returns[rollout] = total_return
