@@ -12,7 +12,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import click
 import msgspec
 import typer
 
@@ -526,9 +525,11 @@ def _ask(what: str) -> float:
 def _ask_way(wheel: str) -> WheelWay:
     if not sys.stdin.isatty():
         raise InputError(f"nobody is here to say how the {wheel} wheel turned: use --{wheel}")
-    ways = click.Choice(["forward", "backward"])
-    told = typer.prompt(f"the {wheel} wheel turned", type=ways, err=True)
-    return "backward" if told == "backward" else "forward"
+    ways: dict[str, WheelWay] = {"forward": "forward", "backward": "backward"}
+    told = str(typer.prompt(f"the {wheel} wheel turned (forward, backward)", err=True)).strip()
+    if told not in ways:
+        raise InputError(f"{told!r} is neither forward nor backward; nothing was written")
+    return ways[told]
 
 
 def _on_the_bench(driver: Driver, limits: RobotLimits, work: Any, share: float = 0.2) -> Any:
