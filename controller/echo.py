@@ -4,7 +4,8 @@
 A sender with Nagle's algorithm sends the first of several small packets at once, and the others
 when that is acknowledged, which the receiver's operating system delays by 40 ms. Two things hide
 it now and then: the first packets of a connection are acknowledged at once, and so is a packet that
-meets one on its way back. Hence several messages in a round, and rounds until it is clear.
+meets one on its way back. Hence several messages in a round, sent in one piece where the transport
+can, and rounds until it is clear.
 
 Pure: the rounds are made elsewhere.
 """

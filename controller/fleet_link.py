@@ -6,7 +6,7 @@ What it hears goes through `intake`. Everything sent is recorded. Decides nothin
 
 import logging
 import secrets
-from contextlib import suppress
+from contextlib import AbstractContextManager, nullcontext, suppress
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -21,6 +21,7 @@ from kofn.controller.link.audit import AuditLog, one_line
 from kofn.controller.link.clock import Clock
 from kofn.controller.link.limits import HostGate, Limits
 from kofn.controller.link.messages import Cmd, Ctl, Halt, Pace, Presence, Step, encode
+from kofn.controller.link.mqtt import MqttTransport
 from kofn.controller.link.policies import PolicyFile, pack_file, spaces_of
 from kofn.controller.link.topics import Topics
 from kofn.controller.link.transport import Outbound, Session, Transport
@@ -350,6 +351,11 @@ class FleetLink:
             quarantines=self._intake.quarantines,
         )
 
+    def _at_once(self) -> AbstractContextManager[None]:
+        """Send what is published meanwhile together, where the transport can."""
+        transport = self._transport
+        return transport.in_one_segment() if isinstance(transport, MqttTransport) else nullcontext()
+
     def measure_echo(self) -> float | None:
         """Milliseconds that five messages to ourselves take through the broker; None: no answer.
 
@@ -364,8 +370,9 @@ class FleetLink:
         while not echo.decided:
             began_s = self._clock.now()
             wanted = self._intake.own_ctl + MESSAGES
-            for _ in range(MESSAGES):
-                self._transport.publish(message.topic, message.payload)
+            with self._at_once():
+                for _ in range(MESSAGES):
+                    self._transport.publish(message.topic, message.payload)
             give_up_s = began_s + ECHO_WALL_S / wall_of_one_s
             while self._intake.own_ctl < wanted:
                 if self._clock.now() >= give_up_s:

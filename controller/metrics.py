@@ -177,7 +177,7 @@ class Metrics:
         statistics = link.transport
         reconnects = max(0, statistics.get("connections", 1) - 1)
         yield "reconnects_total", "counter", "Connections after the first.", [("", reconnects)]
-        fates = ("received", "sent", "unsent", "dropped", "superseded")
+        fates = ("received", "sent", "unsent", "dropped", "superseded", "forged")
         messages = [(f'{{fate="{fate}"}}', statistics.get(fate, 0)) for fate in fates]
         yield "messages_total", "counter", "Messages, by what became of them.", messages
         depths = [

@@ -43,6 +43,10 @@ class Access:
     tls_key: Annotated[Path | None, typer.Option("--tls-key", help="Its key (PEM, mode 0600).")] = (
         None
     )
+    message_keys: Annotated[
+        Path | None,
+        typer.Option(help="Keys that sign what hosts and controller say (kofn ca writes them)."),
+    ] = None
     insecure_lab: InsecureLab = False
 
     def __post_init__(self) -> None:
@@ -59,7 +63,15 @@ class Access:
 
     def connect(self, fleet: str, url: str) -> Connection:
         """Return a connection that was not tried yet; raises `InputError`."""
-        return connect(fleet, url, self.credentials, self.mqtt, self.tls, self.insecure_lab)
+        return connect(
+            fleet,
+            url,
+            self.credentials,
+            self.mqtt,
+            self.tls,
+            self.insecure_lab,
+            self.message_keys,
+        )
 
 
 ANONYMOUS = Access()

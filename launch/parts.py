@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
@@ -23,6 +24,7 @@ from kofn.controller.link.hostlog import HostLog
 from kofn.controller.link.messages import Pace
 from kofn.controller.link.mqtt import MqttTransport, Protocol
 from kofn.controller.link.secret_files import read_secret, write_atomic
+from kofn.controller.link.signing import SignedMqttTransport, check_keys, read_keys
 from kofn.controller.link.tls import TlsFiles
 from kofn.controller.link.topics import check_host
 from kofn.controller.link.transport import Transport
@@ -53,7 +55,8 @@ class Connection(msgspec.Struct, frozen=True, kw_only=True):
     """How a process reaches the broker and as whom.
 
     `protocol` is "auto", "5" or "3.1.1"; after 1.5 times `keepalive_s` of silence the broker tells
-    the others that this process is gone.
+    the others that this process is gone. With `keys` (host -> key) what hosts and controller say to
+    each other is signed.
     """
 
     fleet: str
@@ -64,6 +67,7 @@ class Connection(msgspec.Struct, frozen=True, kw_only=True):
     tls: TlsFiles | None = None
     insecure_lab: bool = False
     keepalive_s: int = 15
+    keys: dict[str, bytes] | None = None
 
     def check(self) -> None:
         """Raise `InputError` when this cannot be a connection, before anything is started."""
@@ -71,16 +75,22 @@ class Connection(msgspec.Struct, frozen=True, kw_only=True):
 
     def transport(self, clock: Clock) -> MqttTransport:
         """Return a transport that is not open yet."""
-        return MqttTransport(
-            self.url,
-            clock,
-            username=self.username,
-            password=self.password,
-            protocol=self.protocol,
-            tls=self.tls,
-            insecure_lab=self.insecure_lab,
-            keepalive_s=self.keepalive_s,
-        )
+        options: dict[str, Any] = {
+            "username": self.username,
+            "password": self.password,
+            "protocol": self.protocol,
+            "tls": self.tls,
+            "insecure_lab": self.insecure_lab,
+            "keepalive_s": self.keepalive_s,
+        }
+        if self.keys is None:
+            return MqttTransport(self.url, clock, **options)
+        return SignedMqttTransport(self.url, clock, keys=self.keys, **options)
+
+    def check_host_key(self, host: str) -> None:
+        """Raise `InputError` where messages are signed and this host has no key."""
+        if self.keys is not None:
+            check_keys(self.keys, [host])
 
 
 def read_credentials(path: Path | None) -> tuple[str | None, str | None]:
@@ -107,6 +117,7 @@ def connect(
     protocol: Protocol,
     tls: TlsFiles | None,
     insecure_lab: bool,
+    message_keys: Path | None = None,
 ) -> Connection:
     """Return a connection with the credentials that are found; raises `InputError`."""
     username, password = read_credentials(credentials)
@@ -118,6 +129,7 @@ def connect(
         protocol=protocol,
         tls=tls,
         insecure_lab=insecure_lab,
+        keys=None if message_keys is None else read_keys(message_keys),
     )
     connection.check()
     return connection
@@ -204,6 +216,7 @@ def run_swarm(connection: Connection, config: SwarmConfig) -> dict[str, int]:
     from kofn.sim.quiet import quiet_stdout
 
     check_host(config.host)
+    connection.check_host_key(config.host)
     check_time(config.period_s, config.speed)
     check_faults(config.faults, {config.host: config.robots}, config.layout.zones)
     clock = MonotonicClock(config.speed)

@@ -80,6 +80,7 @@ def run_robot(connection: Connection, config: RobotConfig) -> dict[str, int]:
         The broker does not answer, or the driver cannot be opened.
     """
     check_host(config.host)
+    connection.check_host_key(config.host)
     check_time(config.period_s, config.speed)
     if not 0 <= config.zone < config.layout.zones:
         raise InputError(f"zone {config.zone} must lie in 0..{config.layout.zones - 1}")

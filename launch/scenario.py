@@ -97,11 +97,13 @@ class BrokerSection(Section, frozen=True, kw_only=True):
 
     `tls`: folder of an authority (`kofn ca init`) whose broker is started and whose certificates
     all processes use; its configuration says the port. `auto` makes one for this run alone.
+    `signed`: polls, answers and commands are signed by the authority's message keys.
     """
 
     choice: str = "auto"
     port: Annotated[int, Meta(ge=0, le=65535)] = 0
     tls: str = ""
+    signed: bool = False
 
 
 class TimeSection(Section, frozen=True, kw_only=True):
@@ -220,6 +222,8 @@ class Scenario(Section, frozen=True, kw_only=True):
                 f"broker.tls {self.broker.tls!r} starts the mosquitto of that authority on its "
                 "port: it takes neither another choice nor a port"
             )
+        if self.broker.signed:
+            self._check_signed()
         names = [check_host(host.name) for host in self.hosts]
         doubled = {name for name in names if names.count(name) > 1}
         if doubled:
@@ -265,6 +269,20 @@ class Scenario(Section, frozen=True, kw_only=True):
             **msgspec.to_builtins(self.polling),
         )
         return self
+
+    def _check_signed(self) -> None:
+        """Refuse signed messages where nobody has keys, or a host cannot sign."""
+        if not self.broker.tls:
+            raise InputError(
+                "broker.signed needs the message keys of an authority: set broker.tls to its "
+                f"folder, or to {AUTO!r}"
+            )
+        for host in self.hosts:
+            if host.kind == "firmware":
+                raise InputError(
+                    f"host {host.name!r} is a board, whose firmware does not sign its messages: "
+                    "broker.signed must be false"
+                )
 
     def _check_device(self, host: HostSection) -> None:
         """Refuse settings of a device that is none, and arming of one that is no fake."""

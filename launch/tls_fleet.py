@@ -24,6 +24,7 @@ from kofn.controller.link.credentials import VehicleRole
 from kofn.controller.link.messages import RobotRange
 from kofn.controller.link.mosquitto_config import CONFIG_NAME
 from kofn.controller.link.probe import Connack, probe
+from kofn.controller.link.signing import KEYS_NAME, check_keys, read_keys
 from kofn.controller.link.tls import TlsFiles, make_context
 from kofn.launch.fake_vehicles import control_name, vehicle_names, vehicle_roots
 from kofn.launch.parts import robot_names
@@ -45,6 +46,7 @@ class TlsFleet:
         from kofn.controller.link.enrolment import read_members
 
         self._folder = folder.resolve()
+        self._signed = scenario.broker.signed
         members = read_members(folder)
         if members.fleet != scenario.name:
             raise InputError(
@@ -60,6 +62,9 @@ class TlsFleet:
                     f"host {host.name!r}: {objection}; enroll it: kofn ca enroll {host.name} "
                     f"--count {host.robots} --dir {folder}"
                 )
+        if self._signed:
+            known = read_keys(self._folder / "controller" / KEYS_NAME)
+            check_keys(known, [host.name for host in scenario.hosts])
         for host in scenario.hosts:
             for name, role, roots in vehicle_members(host):
                 member = members.hosts.get(name)
@@ -88,11 +93,15 @@ class TlsFleet:
             *("--tls-ca", str(files.ca)),
             *("--tls-cert", str(files.certificate)),
             *("--tls-key", str(files.key)),
+            *(("--message-keys", str(self._own(name) / KEYS_NAME)) if self._signed else ()),
         ]
+
+    def _own(self, name: str) -> Path:
+        return self._folder / name if name == "controller" else self._folder / "hosts" / name
 
     def files(self, name: str) -> TlsFiles:
         """Return the certificates of `name`."""
-        own = self._folder / name if name == "controller" else self._folder / "hosts" / name
+        own = self._own(name)
         return TlsFiles(own / "ca.crt", own / f"{name}.crt", own / f"{name}.key")
 
     def start_broker(self, workdir: Path) -> Broker:

@@ -13,6 +13,7 @@ from kofn.controller.core.errors import InputError
 from kofn.controller.core.policy import Policy
 from kofn.controller.epoch import next_epoch
 from kofn.controller.link.allow_list import read_allow_list
+from kofn.controller.link.signing import check_keys
 from kofn.controller.loop import check_allow_list, check_resume
 from kofn.controller.record import RunFolder
 from kofn.controller.results import Decision
@@ -116,6 +117,8 @@ def controller(
         allow_list = read_allow_list(hosts)
         check_allow_list(allow_list, config)
     connection = access.connect(config.fleet, broker)
+    if connection.keys is not None and allow_list is not None:
+        check_keys(connection.keys, allow_list.hosts)
     epochs = epoch_file if epoch_file is not None else out / ".epochs" / config.fleet
     epoch = next_epoch(epochs)
     if checkpoint is not None:

@@ -6,13 +6,16 @@ DIR/authority.key, ca.crt   never leave this machine (the certificate may)
 DIR/members.json            members and every certificate ever issued: the only source of truth
 DIR/broker/                 mosquitto.conf acl crl.pem ca.crt broker.crt broker.key
 DIR/controller/             controller.crt controller.key ca.crt hosts.toml (the allow-list)
+                            message.keys (of all hosts)
 DIR/operator/, observer/    a certificate, its key, ca.crt
-DIR/hosts/<host>/           the same for a host, a VDA 5050 vehicle, or who controls vehicles
+DIR/hosts/<host>/           the same for a host, a VDA 5050 vehicle, or who controls vehicles;
+                            message.keys of a host, the only other place of its message key
 ```
 
-`members.json` is replaced as a whole, before a certificate exists; `acl`, `crl.pem` and
-`hosts.toml` follow from it and are written anew by every command. So a command that was broken off
-is repaired by running it again, and no certificate exists that cannot be revoked.
+`members.json` is replaced as a whole, before a certificate exists; `acl`, `crl.pem`, `hosts.toml`
+and the controller's `message.keys` follow from what is there and are written anew by every command.
+So a command that was broken off is repaired by running it again, and no certificate exists that
+cannot be revoked.
 """
 
 import fcntl
@@ -41,6 +44,7 @@ from kofn.controller.link.credentials import Role, VehicleRole, vehicle_rights
 from kofn.controller.link.messages import RobotRange
 from kofn.controller.link.mosquitto_config import CONFIG_NAME, acl_text, tls_config_text
 from kofn.controller.link.secret_files import PUBLIC, read_secret, sync_folder, write_atomic
+from kofn.controller.link.signing import KEYS_NAME, keys_text, new_key, read_keys
 from kofn.controller.link.topics import check_host, check_name
 
 BROKER = "broker"
@@ -230,6 +234,7 @@ class Office:
         self._stage(host, member)
         _ = self.allow_list  # refuses a robot that somebody else has, before anything is written
         if self._is_complete(host, member) and member.certificates[-1].ends > now:
+            self._give_message_key(host)
             self._publish(now)
             what = "updated" if changed else "unchanged"
             return Change(host, what, self._folder(host), member.certificates[-1].ends)
@@ -291,6 +296,7 @@ class Office:
         key = None
         if revoke:
             member = _revoked(member, now)
+            (self._folder(name) / KEYS_NAME).unlink(missing_ok=True)
         elif self._is_complete(name, member):
             key = read_secret(self._file(name, "key"))
         return self._issue(name, member, now=now, key=key)
@@ -329,6 +335,8 @@ class Office:
         record = IssuedRecord(serial=f"{issued.serial:x}", ends=issued.ends)
         certificates = (*member.certificates, record)
         self._stage(name, msgspec.structs.replace(member, certificates=certificates))
+        if name in self.members.hosts and member.role is None:
+            self._give_message_key(name)
         self._publish(now)
         self._write_bundle(name, issued)
         return Change(name, "issued", self._folder(name), issued.ends)
@@ -368,6 +376,16 @@ class Office:
         note = "# Written by `kofn ca`; change it with `kofn ca enroll`.\n"
         allowed = self.folder / "controller" / "hosts.toml"
         write_atomic(allowed, note + self.allow_list.to_toml(), PUBLIC)
+        keys = [self._folder(name) / KEYS_NAME for name in self.allow_list.hosts]
+        known_keys = {h: k for path in keys if path.is_file() for h, k in read_keys(path).items()}
+        write_atomic(self.folder / "controller" / KEYS_NAME, keys_text(known_keys))
+
+    def _give_message_key(self, host: str) -> None:
+        """Give a host the key that signs what it and the controller say, unless it has one."""
+        folder = self._folder(host)
+        folder.mkdir(mode=0o700, exist_ok=True)
+        if not (folder / KEYS_NAME).is_file():
+            write_atomic(folder / KEYS_NAME, keys_text({host: new_key()}))
 
     def _write_bundle(self, name: str, issued: Issued) -> None:
         self._folder(name).mkdir(mode=0o700, exist_ok=True)

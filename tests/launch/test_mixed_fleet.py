@@ -146,3 +146,19 @@ def test_fakes_run_at_speed_one_and_vehicles_need_certificates() -> None:
     plain = Scenario(hosts=[HostSection(name="h", kind="fake-vda5050")], k=1)
     with pytest.raises(InputError, match=r"set broker.tls = 'auto'"):
         plain.checked()
+
+
+@pytest.mark.parametrize(
+    ("broker", "sentence"),
+    [
+        ({"signed": True}, r"broker.signed needs the message keys .* broker.tls"),
+        ({"signed": True, "tls": "auto"}, "host 'h' is a board, whose firmware does not sign"),
+    ],
+)
+def test_messages_are_signed_where_everybody_has_a_key(
+    broker: dict[str, object], sentence: str
+) -> None:
+    section = msgspec.convert(broker, type(Scenario(hosts=[]).broker))
+    signed = Scenario(hosts=[HostSection(name="h", kind="firmware")], k=1, broker=section)
+    with pytest.raises(InputError, match=sentence):
+        signed.checked()

@@ -18,10 +18,10 @@ pytestmark = [
 HOSTS = "\n".join(
     f'[[hosts]]\nname = "{name}"\nrobots = 3\nworld = "finite"' for name in ("a", "b")
 )
-BROKER = '[broker]\ntls = "ca"\n'
+BROKER = '[broker]\ntls = "ca"\nsigned = true\n'
 
 
-def test_a_whole_fleet_runs_with_certificates_only(
+def test_a_whole_fleet_runs_with_certificates_and_signed_messages(
     kofn: Kofn, scenario: Callable[..., Path]
 ) -> None:
     with socket.create_server(("127.0.0.1", 0)) as free:
@@ -45,3 +45,9 @@ def test_a_whole_fleet_runs_with_certificates_only(
     checked = kofn.json("replay", result["run_dir"], "--check")
     assert (checked["steps"], checked["wrong"]) == (4, [])
     assert port_is_free(port)
+    # Messages are signed indeed: without a key nothing is started.
+    keys = kofn.home / "ca" / "controller" / "message.keys"
+    keys.write_text(keys.read_text().splitlines()[0] + "\n")
+    keyless = kofn.run("up", path)
+    assert keyless.returncode == 2
+    assert "host 'b' has no message key" in keyless.stderr

@@ -1,8 +1,12 @@
 # SPDX-License-Identifier: MIT
 """Fixtures: brokers, and wires over the memory bus and over the brokers."""
 
+import shutil
+import socket
+import subprocess
 from collections.abc import Iterator
 from contextlib import ExitStack
+from pathlib import Path
 
 import pytest
 from wires import BROKER_KINDS, WIRE_KINDS, MqttWire, Wire, launch
@@ -54,3 +58,20 @@ def wire(request: pytest.FixtureRequest, brokers: Brokers) -> Iterator[Wire]:
     made = Wire() if request.param == "memory" else MqttWire(brokers.get(request.param))
     yield made
     made.close()
+
+
+@pytest.fixture
+def open_broker(tmp_path: Path) -> Iterator[str]:
+    """A mosquitto that asks for no login, as somebody's own may; its URL."""
+    program = shutil.which("mosquitto")
+    if program is None:
+        pytest.skip("mosquitto is not on PATH")
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+    config = tmp_path / "open.conf"
+    config.write_text(f"listener {port} 127.0.0.1\nallow_anonymous true\n")
+    with subprocess.Popen(
+        [program, "-c", str(config)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    ) as process:
+        yield f"mqtt://127.0.0.1:{port}"
+        process.terminate()

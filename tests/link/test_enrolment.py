@@ -16,6 +16,7 @@ from kofn.controller.link import enrolment
 from kofn.controller.link.allow_list import read_allow_list
 from kofn.controller.link.enrolment import create, open_office, read_members
 from kofn.controller.link.secret_files import read_secret, write_atomic
+from kofn.controller.link.signing import KEYS_NAME, read_keys
 from kofn.controller.link.tls import TlsFiles, make_context
 
 NOW = datetime(2026, 5, 4, 12, 0, tzinfo=UTC)
@@ -356,3 +357,36 @@ def test_an_authority_key_of_another_folder_is_refused(folder: Path, tmp_path: P
     (folder / "authority.key").write_bytes((tmp_path / "other" / "authority.key").read_bytes())
     with pytest.raises(InputError, match="key does not belong to its certificate"):
         enroll(folder, "h1")
+
+
+def test_each_host_has_a_message_key_that_the_controller_knows(folder: Path) -> None:
+    def keys(*where: str) -> dict[str, bytes]:
+        return read_keys(folder.joinpath(*where, KEYS_NAME))
+
+    enroll(folder, "h1")
+    enroll(folder, "h2")
+    own = keys("hosts", "h1") | keys("hosts", "h2")
+    assert keys("controller") == own
+    assert list(keys("hosts", "h1")) == ["h1"]
+    assert len(set(own.values())) == 2
+    enroll(folder, "h1", "a", "b")  # other robots, the same key
+    assert keys("controller") == own
+    with open_office(folder) as office:
+        office.renew("h1", now=NOW)
+    assert keys("controller") == own
+    with open_office(folder) as office:
+        office.renew("h1", now=NOW, revoke=True)
+        office.revoke("h2", now=NOW)
+    assert list(keys("controller")) == ["h1"]
+    assert keys("controller") == keys("hosts", "h1")
+    assert keys("controller")["h1"] != own["h1"]
+    assert not (folder / "hosts" / "h2").exists()
+
+
+def test_a_host_of_before_gets_its_message_key_when_it_is_enrolled_again(folder: Path) -> None:
+    enroll(folder, "h1")
+    (folder / "hosts" / "h1" / KEYS_NAME).unlink()
+    assert enroll(folder, "h1").what == "unchanged"
+    assert read_keys(folder / "controller" / KEYS_NAME) == read_keys(
+        folder / "hosts" / "h1" / KEYS_NAME
+    )

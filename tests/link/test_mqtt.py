@@ -2,7 +2,6 @@
 """`MqttTransport` against real brokers and against peers that are none."""
 
 import os
-import shutil
 import signal
 import socket
 import statistics
@@ -92,23 +91,6 @@ def test_a_client_without_a_name_is_refused(mqtt_wire: MqttWire) -> None:
     anonymous = MqttTransport(broker.url, MonotonicClock(), protocol=broker.protocol)
     with pytest.raises(RunError, match="refused the login of None"):
         anonymous.open(presence("h1"))
-
-
-@pytest.fixture
-def open_broker(tmp_path: Path) -> Iterator[str]:
-    """A mosquitto that asks for no login, as somebody's own may; its URL."""
-    program = shutil.which("mosquitto")
-    if program is None:
-        pytest.skip("mosquitto is not on PATH")
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        port = server.getsockname()[1]
-    config = tmp_path / "open.conf"
-    config.write_text(f"listener {port} 127.0.0.1\nallow_anonymous true\n")
-    with subprocess.Popen(
-        [program, "-c", str(config)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    ) as process:
-        yield f"mqtt://127.0.0.1:{port}"
-        process.terminate()
 
 
 @pytest.mark.broker
