@@ -7,7 +7,7 @@ one by hand.
 
 import os
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from kofn.controller.core.policy import Policy
 from kofn.controller.core.presets import load_game
 from kofn.controller.link.allow_list import AllowList
 from kofn.controller.link.clock import Clock, MonotonicClock
-from kofn.controller.link.hostlog import HostLog
+from kofn.controller.link.hostlog import NAMED_ROBOTS, HostLog
 from kofn.controller.link.messages import Pace
 from kofn.controller.link.mqtt import MqttTransport, Protocol
 from kofn.controller.link.secret_files import read_secret, write_atomic
@@ -48,7 +48,7 @@ from kofn.sim.injector import Injector
 from kofn.sim.motion import MotionKernel
 from kofn.sim.robots import RobotSpec
 from kofn.sim.world import World
-from kofn.sim.worlds import Fidelity, make_world
+from kofn.sim.worlds import Fidelity, check_zones, make_world
 
 
 class Connection(msgspec.Struct, frozen=True, kw_only=True):
@@ -220,6 +220,8 @@ def run_swarm(connection: Connection, config: SwarmConfig) -> dict[str, int]:
     check_time(config.period_s, config.speed)
     check_faults(config.faults, {config.host: config.robots}, config.layout.zones)
     clock = MonotonicClock(config.speed)
+    if in_counts(config):
+        return _run_crowd(connection, config, clock)
     with quiet_stdout(), log_of(config.log) as log:
         injector = make_injector(config)
         bank = WorldBank(
@@ -244,6 +246,48 @@ def run_swarm(connection: Connection, config: SwarmConfig) -> dict[str, int]:
                 note=(lambda _: None) if log is None else log.write,
             )
         return serve(connection, config.host, bank, clock, config.seed, log, transport=transport)
+
+
+def in_counts(config: SwarmConfig) -> bool:
+    """Whether a host keeps counts of its robots instead of each of them.
+
+    A finite world of so many robots that logs hold counts in any case, and no fault that would
+    single some of them out.
+    """
+    return config.world == "finite" and config.robots > NAMED_ROBOTS and not config.faults
+
+
+def _run_crowd(connection: Connection, config: SwarmConfig, clock: Clock) -> dict[str, int]:
+    """Take part with robots in counts until stopped; return what was counted."""
+    from kofn.sim.crowd import Crowd
+    from kofn.sim.crowd_host import CrowdAgent, CrowdBank, CrowdLog
+
+    kernel = read_kernel(config.kernel or "arena")
+    check_zones(kernel, config.layout)
+    crowd = Crowd(config.robots, kernel)
+    with nullcontext() if config.log is None else CrowdLog(config.log, crowd) as log:
+        bank = CrowdBank(
+            crowd,
+            robot_names(config.host, config.robots),
+            seed=named_seed(config.seed, "world", config.host),
+            pace=config.pace,
+            clock=clock,
+            option_s=config.period_s,
+            log=log,
+            host=config.host,
+            config=msgspec.to_builtins(msgspec.structs.replace(config, log=None)),
+        )
+        agent = CrowdAgent(
+            fleet=connection.fleet,
+            host=config.host,
+            bank=bank,
+            transport=connection.transport(clock),
+            clock=clock,
+            seed=named_seed(config.seed, "actions"),
+            log=log,
+            software=f"kofn {version('kofn')}",
+        )
+        return _work(agent)
 
 
 def run_controller(
@@ -330,6 +374,11 @@ def serve(
         software=f"kofn {version('kofn')}",
         guard=guard,
     )
+    return _work(agent)
+
+
+def _work(agent: HostAgent) -> dict[str, int]:
+    """Run an agent until SIGTERM (returns) or Ctrl-C (raises)."""
     agent.open()
     settle()
     stop = StopFlag()
@@ -338,5 +387,5 @@ def serve(
     finally:
         agent.close()
     if stop.signal == "Ctrl-C":
-        raise RunError(f"host {host} stopped by Ctrl-C, its robots hold")
+        raise RunError(f"host {agent.host} stopped by Ctrl-C, its robots hold")
     return agent.counters

@@ -14,6 +14,9 @@ that move one by one, for counts and named robots together and over time; nothin
 What it cannot do is tell where a robot was before it was first asked, one step excepted. Named
 robots cost some nanoseconds each a step, so the cost grows with how many were ever asked.
 
+A step has two halves, `act` and `move`. Who is named between them draws from N_sa what it is about
+to do, too, so answers may be asked for at any time.
+
 | symbol | name | shape | unit |
 |---|---|---|---|
 | N | robots without a name per zone | (S,) | counts |
@@ -25,8 +28,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from kofn.controller.core._jit import jit
 from kofn.controller.core.errors import InputError, RunError
+from kofn.sim.finite import jump
 from kofn.sim.motion import MotionKernel
 from kofn.sim.world import FloatArray, IntArray
 
@@ -58,6 +61,11 @@ class Crowd:
     ------
     InputError
         A value is out of range.
+
+    Attributes
+    ----------
+    acting
+        Robots by zone and action of the last `act`, named or not, shape (S, A).
     """
 
     def __init__(self, n: int, kernel: MotionKernel, *, start: FloatArray | None = None) -> None:
@@ -76,9 +84,12 @@ class Crowd:
         self._generator = np.random.default_rng(seed)
         self._unnamed = self._generator.multinomial(self.n, self._start)
         self._flow: IntArray | None = None
+        self._acting: IntArray | None = None
+        self.acting = np.zeros((size, self.kernel.n_actions), dtype=np.int64)
         self._slots: dict[int, int] = {}
-        self._zones, self._before, self._actions = (np.empty(64, dtype=np.int64) for _ in range(3))
-        self._totals = np.empty(size, dtype=np.int64)
+        self._zones, self._before, self._actions, self._present = (
+            np.empty(64, dtype=np.int64) for _ in range(4)
+        )
 
     @property
     def counts(self) -> IntArray:
@@ -93,31 +104,52 @@ class Crowd:
         """How many robots have a name by now."""
         return len(self._slots)
 
-    def step(self, pi: FloatArray, target: int = 0) -> IntArray:
-        """Play one option: every robot draws its action from `pi` (S, A) and moves.
+    def act(self, pi: FloatArray, target: int = 0) -> IntArray:
+        """Draw every robot's action from `pi` (S, A); nobody moves before `move`.
 
         Returns
         -------
         ndarray
-            Robots by zone before and action, shape (S, A), named or not.
+            Robots by zone and action, shape (S, A), named or not.
         """
         generator, kernel = self._open(), self.kernel
         shape = (kernel.n_zones, kernel.n_actions)
         if pi.shape != shape:
             raise InputError(f"a local policy of shape {pi.shape} for a kernel of {shape}")
-        rows = kernel.rows(target, self.counts)
-        acting = generator.multinomial(self._unnamed, pi)
-        law = np.diff(rows, axis=-1, prepend=0.0).reshape(-1, kernel.n_zones)
-        self._flow = generator.multinomial(acting.reshape(-1), law).reshape(*shape, -1)
+        self._acting = generator.multinomial(self._unnamed, pi)
+        self._rows = kernel.rows(target, self.counts)
+        m = len(self._slots)
+        cdf = np.cumsum(pi, axis=1)
+        zones, x = self._zones[:m], generator.random(m)
+        drawn = (x[:, None] >= (cdf / cdf[:, -1:])[zones, :-1]).sum(axis=1)
+        self._present[:m] = drawn
+        self.acting = self._acting.copy()
+        np.add.at(self.acting, (zones, drawn), 1)
+        return self.acting
+
+    def move(self) -> None:
+        """Let every robot do what it drew in `act`; without that, nothing happens."""
+        generator, acting = self._open(), self._acting
+        if acting is None:
+            return
+        size = self.kernel.n_zones
+        law = np.diff(self._rows, axis=-1, prepend=0.0).reshape(-1, size)
+        self._flow = generator.multinomial(acting.reshape(-1), law).reshape(*acting.shape, size)
         self._unnamed = self._flow.sum(axis=(0, 1))
         m = len(self._slots)
-        if m:
-            cdf = np.cumsum(pi, axis=1)
-            x = generator.random((m, 2))
-            _move_named(
-                self._zones[:m], self._before[:m], self._actions[:m], cdf / cdf[:, -1:], rows, x
-            )
-            np.add.at(acting, (self._before[:m], self._actions[:m]), 1)
+        zones, actions = self._zones[:m].copy(), self._present[:m].copy()
+        jump(self._zones[:m], actions, self._rows, generator.random(m))
+        self._before[:m], self._actions[:m] = zones, actions
+        self._acting = None
+
+    def rest(self) -> None:
+        """Forget what was drawn in `act`: everybody stays."""
+        self._acting = None
+
+    def step(self, pi: FloatArray, target: int = 0) -> IntArray:
+        """Play one option, `act` and `move`; return robots by zone before and action, (S, A)."""
+        acting = self.act(pi, target)
+        self.move()
         return acting
 
     def ask(self, robots: IntArray) -> Answers:
@@ -149,37 +181,30 @@ class Crowd:
         self._unnamed = self._unnamed - np.bincount(zones, minlength=size)
         m = len(self._slots)
         while m + k > self._zones.size:
-            self._zones, self._before, self._actions = (
+            self._zones, self._before, self._actions, self._present = (
                 np.concatenate([old, np.empty_like(old)])
-                for old in (self._zones, self._before, self._actions)
+                for old in (self._zones, self._before, self._actions, self._present)
             )
         here = slice(m, m + k)
         self._zones[here], self._before[here], self._actions[here] = zones, before, acted
+        self._present[here] = -1
+        if self._acting is not None:
+            self._present[here] = self._acts(zones)
         self._slots.update(zip(robots, range(m, m + k), strict=True))
+
+    def _acts(self, zones: IntArray) -> IntArray:
+        """Draw what newly named robots in `zones` (k,) are about to do, without replacement."""
+        generator, acting = self._open(), self._acting
+        assert acting is not None  # noqa: S101  asked by the caller
+        present = np.empty_like(zones)
+        for s in np.unique(zones):
+            (here,) = np.nonzero(zones == s)
+            drawn = generator.multivariate_hypergeometric(acting[s], here.size, method="marginals")
+            acting[s] -= drawn
+            present[here] = generator.permutation(np.repeat(np.arange(drawn.size), drawn))
+        return present
 
     def _open(self) -> np.random.Generator:
         if self._generator is None:
             raise RunError("the crowd has no state yet: reset it with a seed first")
         return self._generator
-
-
-@jit
-def _move_named(
-    zones: IntArray,
-    before: IntArray,
-    actions: IntArray,
-    pi: FloatArray,
-    rows: FloatArray,
-    x: FloatArray,
-) -> None:
-    """Draw action and next zone of named robots by inverse CDF, in place; x has shape (m, 2)."""
-    last_action, last_zone = pi.shape[1] - 1, rows.shape[2] - 1
-    for i in range(zones.size):
-        s = zones[i]
-        a = 0
-        for j in range(last_action):
-            a += pi[s, j] <= x[i, 0]
-        to = 0
-        for j in range(last_zone):
-            to += rows[s, a, j] <= x[i, 1]
-        before[i], actions[i], zones[i] = s, a, to

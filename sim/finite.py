@@ -131,7 +131,7 @@ class FiniteWorld:
         self._tick += passed
         if 0 < self._ticks_left <= passed:
             x = self._generator.random(self.spec.n)
-            _jump(zones, self._actions, self._rows, x)
+            jump(zones, self._actions, self._rows, x)
         self._ticks_left = max(0, self._ticks_left - passed)
 
     def close(self) -> None:
@@ -148,7 +148,7 @@ class FiniteWorld:
 
 
 @jit
-def _jump(zones: IntArray, actions: IntArray, rows: FloatArray, x: FloatArray) -> None:
+def jump(zones: IntArray, actions: IntArray, rows: FloatArray, x: FloatArray) -> None:
     """Move all robots by inverse CDF, in place; `rows` has shape (S, A, S)."""
     last = rows.shape[2] - 1
     for i in range(zones.size):

@@ -84,9 +84,12 @@ def make_world(
 
         if kernel is None:
             raise InputError("world 'finite' needs a motion kernel")
-        if kernel.n_zones != layout.zones:
-            raise InputError(
-                f"the motion kernel has {kernel.n_zones} zones, the arena {layout.zones}"
-            )
+        check_zones(kernel, layout)
         return FiniteWorld(n, kernel, period_s=period_s)
     raise InputError(f"unknown world {name!r}; known are {', '.join(WORLDS)}")
+
+
+def check_zones(kernel: MotionKernel, layout: Layout) -> None:
+    """Raise `InputError` unless a motion kernel has the zones of an arena."""
+    if kernel.n_zones != layout.zones:
+        raise InputError(f"the motion kernel has {kernel.n_zones} zones, the arena {layout.zones}")

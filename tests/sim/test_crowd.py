@@ -51,10 +51,11 @@ def _exact(kernel: MotionKernel, n: int) -> dict[tuple[int, ...], float]:
 
 
 @pytest.mark.parametrize(
-    ("kernel", "first_asked"), [(MotionKernel(P), 1), (MotionKernel(CROWDED, edges=[0.5]), 2)]
+    ("kernel", "first_asked"),
+    [(MotionKernel(P), 1), (MotionKernel(CROWDED, edges=[0.5]), 2), (MotionKernel(P), 1.5)],
 )
 def test_named_robots_and_counts_have_the_joint_law_of_single_robots(
-    kernel: MotionKernel, first_asked: int
+    kernel: MotionKernel, first_asked: float
 ) -> None:
     n, runs = 3, 3000
     exact = _exact(kernel, n)
@@ -66,10 +67,14 @@ def test_named_robots_and_counts_have_the_joint_law_of_single_robots(
             crowd.ask(np.array([2, 1]))  # others with a name must change nothing
         crowd.step(PI)
         ones = crowd.counts[1]
-        at_one = int(crowd.ask(np.array([0])).zones[0]) if first_asked == 1 else -1
-        crowd.step(PI)
-        said = crowd.ask(np.array([0]))
         if first_asked == 1:
+            at_one = int(crowd.ask(np.array([0])).zones[0])
+        crowd.act(PI)
+        if first_asked == 1.5:  # when everybody has an action, and nobody has moved
+            at_one = int(crowd.ask(np.array([0])).zones[0])
+        crowd.move()
+        said = crowd.ask(np.array([0]))
+        if first_asked < 2:
             assert said.zones_before[0] == at_one
         key = (int(said.zones_before[0]), int(said.zones[0]), int(said.actions_before[0]))
         whole = (*key, int(ones), int(crowd.counts[1]))
