@@ -252,42 +252,72 @@ class RunFolder:
             raise RunError(f"cannot write {self.path / name}: {error.strerror}") from error
 
 
-def read_run(folder: Path) -> Iterator[Entry]:
-    """Yield the records of a run, in the order in which they were written.
+class RunReader:
+    """Reads the record of a run that may still be going on.
 
-    The file may be torn anywhere: of a killed controller, or of one that is still running.
+    Parameters
+    ----------
+    folder
+        The run folder.
 
     Raises
     ------
     InputError
-        `folder` is not a run folder, or its record holds something else than our records.
+        It is not a run folder.
     """
-    path = folder / "run.mcap"
-    if not path.is_file():
-        raise InputError(
-            f"{folder} is not a run folder, or was stopped before its first record: no run.mcap"
-        )
-    decoders = {kind: msgspec.json.Decoder(record) for kind, record in KINDS.items()}
-    address = msgspec.json.Decoder(_Addressed)
-    channels: dict[int, str] = {}
-    with path.open("rb") as file:
-        magic = file.read(len(_MAGIC))
-        if magic != _MAGIC[: len(magic)]:
-            raise InputError(f"{path} is not an MCAP file")
-        file.seek(0)
-        for record in _whole_records(StreamReader(file).records):
-            if isinstance(record, Channel):
-                channels[record.id] = record.topic.removeprefix("/")
-            elif isinstance(record, Message):
-                kind = channels.get(record.channel_id, "")
-                if kind not in decoders:
-                    continue  # a later version may record more
-                try:
-                    host = address.decode(record.data).host
-                    message = decoders[kind].decode(record.data)
-                except (msgspec.MsgspecError, UnicodeDecodeError) as error:
-                    raise InputError(f"{path} has a damaged /{kind} record: {error}") from error
-                yield Entry(kind, host, message, record.log_time)
+
+    def __init__(self, folder: Path) -> None:
+        self._path = folder / "run.mcap"
+        if not self._path.is_file():
+            raise InputError(
+                f"{folder} is not a run folder, or was stopped before its first record: no run.mcap"
+            )
+        self._decoders = {kind: msgspec.json.Decoder(record) for kind, record in KINDS.items()}
+        self._address = msgspec.json.Decoder(_Addressed)
+        self._channels: dict[int, str] = {}
+        self._read_bytes = 0
+
+    def entries(self) -> Iterator[Entry]:
+        """Yield the records that no call before has, in the order in which they were written.
+
+        The file may be torn anywhere: of a killed controller, or of one that is still running. What
+        is torn now is read by a later call, once it is whole.
+
+        Raises
+        ------
+        InputError
+            The record holds something else than our records.
+        """
+        with self._path.open("rb") as file:
+            if self._read_bytes == 0:
+                magic = file.read(len(_MAGIC))
+                if magic != _MAGIC[: len(magic)]:
+                    raise InputError(f"{self._path} is not an MCAP file")
+                if len(magic) < len(_MAGIC):
+                    return
+                self._read_bytes = len(_MAGIC)
+            file.seek(self._read_bytes)
+            for record in _whole_records(StreamReader(file, skip_magic=True).records):
+                self._read_bytes = file.tell()
+                if isinstance(record, Channel):
+                    self._channels[record.id] = record.topic.removeprefix("/")
+                elif isinstance(record, Message):
+                    kind = self._channels.get(record.channel_id, "")
+                    if kind in self._decoders:  # a later version may record more
+                        yield self._entry(kind, record)
+
+    def _entry(self, kind: str, record: Message) -> Entry:
+        try:
+            host = self._address.decode(record.data).host
+            message = self._decoders[kind].decode(record.data)
+        except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+            raise InputError(f"{self._path} has a damaged /{kind} record: {error}") from error
+        return Entry(kind, host, message, record.log_time)
+
+
+def read_run(folder: Path) -> Iterator[Entry]:
+    """Yield the records of a run, in the order in which they were written (`RunReader`)."""
+    yield from RunReader(folder).entries()
 
 
 def read_decisions(folder: Path) -> list[Decision]:

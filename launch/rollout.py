@@ -1,13 +1,19 @@
 # SPDX-License-Identifier: MIT
 """`Rollout`: one robot, then k, then all; a fault rate that is too high halts the fleet.
 
-Pure: counts in, a decision out. A stage is passed after `steps` steps with at most `fault_rate`
-faults a robot and step; nothing but an operator goes on after a halt.
+Pure: counts in, a decision out; `live_rollout` carries it out on a running fleet. A stage is passed
+after `steps` steps with at most `fault_rate` faults a robot and step; nothing but an operator goes
+on after a halt.
 """
 
+from collections.abc import Sequence
 from enum import Enum
+from typing import Literal
 
 from kofn.controller.core.errors import InputError
+
+OnTrouble = Literal["hold", "rollback", "halt"]
+"""What becomes of robots that were let loose when a stage fails (`live_rollout`)."""
 
 
 class Decision(Enum):
@@ -24,21 +30,34 @@ class Rollout:
     Parameters
     ----------
     n, k
-        Robots in all; robots of the second stage.
+        Robots in all; robots of the second stage where no `stages` are given.
     steps
         Steps that a stage must last.
     fault_rate
         Faults a robot and step that are still taken, 0 to 1.
+    stages
+        Robots of each stage, rising, up to n; the last one is n whether named or not.
     """
 
-    def __init__(self, n: int, k: int, *, steps: int = 10, fault_rate: float = 0.0) -> None:
+    def __init__(
+        self,
+        n: int,
+        k: int,
+        *,
+        steps: int = 10,
+        fault_rate: float = 0.0,
+        stages: Sequence[int] | None = None,
+    ) -> None:
         if not 1 <= k <= n:
             raise InputError(f"second stage of {k} robots must lie in 1..{n}, the fleet size")
         if steps < 1:
             raise InputError(f"steps of a stage {steps} must be at least 1")
         if not 0 <= fault_rate <= 1:
             raise InputError(f"fault_rate {fault_rate} must lie in 0..1")
-        self.stages = sorted({1, k, n})
+        sizes = sorted({1, k}) if stages is None else list(stages)
+        if sizes != sorted(set(sizes)) or not all(1 <= size <= n for size in sizes):
+            raise InputError(f"stages {sizes} must rise, from at least 1 to at most {n} robots")
+        self.stages = sorted({*sizes, n})
         self._steps, self._rate = steps, fault_rate
         self._stage = self._done = self._faults = 0
         self.halted = False

@@ -17,7 +17,7 @@ from mcap.reader import make_reader
 from kofn.controller.core.errors import InputError
 from kofn.controller.core.policy import Policy
 from kofn.controller.link.messages import Halt
-from kofn.controller.record import KINDS, Recorder, RunFolder, read_decisions, read_run
+from kofn.controller.record import KINDS, Recorder, RunFolder, RunReader, read_decisions, read_run
 from kofn.controller.results import Decision
 
 SUMMARY_KEYS = {
@@ -80,6 +80,20 @@ def test_messages_are_recorded_with_their_host(make_fleet: Any) -> None:
     assert {entry.host for entry in entries if entry.kind == "done"} == {"h0", "h1"}
     assert {entry.host for entry in entries if entry.kind == "step"} == {""}
     assert all(type(entry.message) is KINDS[entry.kind] for entry in entries)
+
+
+def test_a_reader_of_a_growing_record_gives_each_record_once(tmp_path: Path) -> None:
+    recorder = Recorder(tmp_path / "whole.mcap")
+    for t in range(5):
+        recorder.write("decision", decision(t))
+    recorder.close()
+    whole = (tmp_path / "whole.mcap").read_bytes()
+    (tmp_path / "run.mcap").write_bytes(b"")
+    reader, seen = RunReader(tmp_path), []
+    for size in range(0, len(whole) + 1, 37):
+        (tmp_path / "run.mcap").write_bytes(whole[:size])
+        seen += [entry.message for entry in reader.entries()]
+    assert seen == [decision(t) for t in range(5)]
 
 
 def test_record_torn_at_any_byte_gives_its_whole_records(tmp_path: Path) -> None:
