@@ -116,6 +116,7 @@ class Stage:
         self.settings = settings or SafetySettings(deadman_s=0.3, link_s=0.6)
         self._end = threading.Event()
         self.stuck = threading.Event()
+        self._newest: dict[int, int] = {}  # epoch -> greatest step said
         self.topics = Topics("yard")
         pi_l = np.zeros((5, 5, N_ACTIONS))
         pi_l[:, :, 1] = 1.0  # always on to the next zone
@@ -196,6 +197,8 @@ class Stage:
             m=(0, 0, 0, 0),
         )
         self.say(message, retained=retained)
+        if not retained:
+            self._newest[ep] = max(t, self._newest.get(ep, -1))
 
     @property
     def moving(self) -> bool:
@@ -221,9 +224,23 @@ class Stage:
         self.until(lambda: self.safety.arm() == [], f"arms ({self.safety.objections()})")
 
     def start_moving(self, t: int = 0, ep: int = 1) -> None:
-        """Act on a step, and see the motors turn."""
-        self.step(t, ep)
-        self.until(lambda: self.moving, "moves on a step")
+        """Act on a step, and see the motors turn.
+
+        On a busy machine a device may answer so late that the dead-man ends the option before its
+        first command: then the robot rightly waits for the next step, which it gets, once.
+        """
+        ends = self.safety.counts.get("deadman", 0)
+        self._next_step(t, ep)
+        self.until(lambda: self.moving or self._deadman_after(ends), "moves on a step")
+        if not self.moving:
+            self._next_step(t, ep)
+            self.until(lambda: self.moving, "moves on the step after the dead-man's")
+
+    def _next_step(self, t: int, ep: int) -> None:
+        self.step(max(t, self._newest.get(ep, -1) + 1), ep)
+
+    def _deadman_after(self, ends: int) -> bool:
+        return self.safety.counts.get("deadman", 0) > ends
 
     def stops(self, within_s: float = MARGIN_S) -> None:
         """See the motors at zero in time."""

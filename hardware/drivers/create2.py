@@ -19,7 +19,7 @@ import struct
 from kofn.controller.core.errors import InputError
 from kofn.controller.link.clock import Clock
 from kofn.hardware.driver import Applied, Capabilities, DriverError, Observation
-from kofn.hardware.drivers.serial_port import SerialPort
+from kofn.hardware.drivers.serial_robot import SerialRobot
 from kofn.hardware.drivers.speeds import (
     check_positive,
     checked_speeds,
@@ -30,7 +30,7 @@ from kofn.hardware.drivers.speeds import (
     wheels_of,
 )
 from kofn.hardware.drivers.stop_guard import StopGuard
-from kofn.hardware.safety import Limits, check_limits
+from kofn.hardware.safety import Limits
 
 START, SAFE, DRIVE_DIRECT, QUERY = 128, 131, 145, 149
 PACKETS = (7, 14, 22, 35, 43, 44)  # bumps and drops, overcurrents, mV, OI mode, left, right counts
@@ -38,10 +38,9 @@ ANSWER = struct.Struct(">BBHBHH")
 MODE_SAFE, MODE_FULL = 2, 3
 WHEEL_MAX_MPS = 0.5
 M_PER_COUNT = math.pi * 0.072 / 508.8
-STOP = bytes([DRIVE_DIRECT, 0, 0, 0, 0])
 
 
-class Create2Driver:
+class Create2Driver(SerialRobot):
     """An iRobot Create 2.
 
     Parameters
@@ -57,9 +56,14 @@ class Create2Driver:
     answer_s
         Longest wait for an answer, and for a write where that is longer than 0.1 s; the robot
         needs up to 15 ms.
+    settle_s
+        Longest wait for the first answer: a robot that wakes up takes its time.
     guard_s
         The guard stops the robot after so long without a drive command, 0.1 to 2 s.
     """
+
+    STOP = bytes([DRIVE_DIRECT, 0, 0, 0, 0])
+    FAREWELL = bytes([START])
 
     def __init__(
         self,
@@ -73,20 +77,24 @@ class Create2Driver:
         v_max_mps: float = 0.3,
         w_max_radps: float = 2.0,
         answer_s: float = 0.1,
+        settle_s: float = 1.0,
         guard_s: float = 0.5,
     ) -> None:
-        check_positive(
-            track_m=track_m, left_scale=left_scale, right_scale=right_scale, answer_s=answer_s
+        super().__init__(
+            clock,
+            port=port,
+            baud=baud,
+            track_m=track_m,
+            limits=Limits(v_max_mps, w_max_radps),
+            answer_s=answer_s,
+            settle_s=settle_s,
         )
+        check_positive(left_scale=left_scale, right_scale=right_scale)
         if not 0.1 <= guard_s <= 2.0:
             raise InputError(f"guard_s = {guard_s} s must lie in 0.1..2 s")
         self._guard_s = guard_s
         self._guard: StopGuard | None = None
-        self._limits = check_limits(Limits(v_max_mps, w_max_radps))
-        self._clock, self._line = clock, SerialPort(port, baud, answer_s)
-        self._track_m, self._answer_s = track_m, answer_s
         self._left_m, self._right_m = M_PER_COUNT * left_scale, M_PER_COUNT * right_scale
-        self._counters: tuple[int, int] | None = None
 
     def capabilities(self) -> Capabilities:
         """Return a robot with odometry and battery."""
@@ -103,10 +111,10 @@ class Create2Driver:
         """Take the port, wake the interface, stop, check that it answers in safe mode."""
         self._line.open()
         try:
-            self._guard = StopGuard(self._line.checked().fileno(), STOP, self._guard_s)
-            self._line.write(bytes([START, SAFE]) + STOP)
+            self._guard = StopGuard(self._line.checked().fileno(), self.STOP, self._guard_s)
+            self._line.write(bytes([START, SAFE]) + self.STOP)
             self._counters = None
-            _refuse_faults(await self.read())
+            _refuse_faults(await self._settled(self.read))
         except BaseException:
             self._release()
             raise
@@ -155,24 +163,9 @@ class Create2Driver:
     async def stop(self) -> None:
         """Send a stop; never raises."""
         with contextlib.suppress(Exception):
-            self._line.write(STOP)
+            self._line.write(self.STOP)
             if self._guard is not None:
                 self._guard.stopped()
-
-    async def close(self) -> None:
-        """Stop, leave safe mode, give the port back."""
-        failures: list[Exception] = []
-        if self._line.is_open:
-            try:
-                self._line.write(STOP + bytes([START]))
-            except DriverError as error:
-                failures.append(error)
-        try:
-            self._release()
-        except Exception as error:  # noqa: BLE001  reported with what failed before
-            failures.append(error)
-        if failures:
-            raise ExceptionGroup(f"closing {self._line.port}", failures)
 
     def _release(self) -> None:
         guard, self._guard = self._guard, None
@@ -180,7 +173,7 @@ class Create2Driver:
             if guard is not None:
                 guard.close()
         finally:
-            self._line.close()
+            super()._release()
 
 
 def _refuse_faults(seen: Observation) -> None:

@@ -20,7 +20,7 @@ import math
 from kofn.controller.core.errors import InputError
 from kofn.controller.link.clock import Clock
 from kofn.hardware.driver import Applied, Capabilities, DriverError, Observation
-from kofn.hardware.drivers.serial_port import SerialPort
+from kofn.hardware.drivers.serial_robot import SerialRobot
 from kofn.hardware.drivers.speeds import (
     check_positive,
     checked_speeds,
@@ -30,11 +30,10 @@ from kofn.hardware.drivers.speeds import (
     way_of,
     wheels_of,
 )
-from kofn.hardware.safety import Limits, check_limits
+from kofn.hardware.safety import Limits
 
 PROTOCOL = "kofn1"
 BUMPER, STOP_INPUT, TILT, MOTOR_FAULT = 1, 2, 4, 8
-STOP_LINE = b"S*53\n"
 
 
 def framed(text: str) -> bytes:
@@ -56,7 +55,7 @@ def unframed(line: bytes) -> list[str] | None:
         return None
 
 
-class SerialTextDriver:
+class SerialTextDriver(SerialRobot):
     """A differential-drive robot behind a board with text lines.
 
     Parameters
@@ -79,6 +78,8 @@ class SerialTextDriver:
         Longest wait after opening: many boards start anew when their port is opened.
     """
 
+    STOP = b"S*53\n"
+
     def __init__(
         self,
         clock: Clock,
@@ -97,22 +98,25 @@ class SerialTextDriver:
         answer_s: float = 0.1,
         settle_s: float = 3.0,
     ) -> None:
+        super().__init__(
+            clock,
+            port=port,
+            baud=baud,
+            track_m=track_m,
+            limits=Limits(v_max_mps, w_max_radps),
+            answer_s=answer_s,
+            settle_s=settle_s,
+        )
         check_positive(
             wheel_radius_m=wheel_radius_m,
-            track_m=track_m,
             ticks_per_rev=ticks_per_rev,
             left_scale=left_scale,
             right_scale=right_scale,
-            answer_s=answer_s,
         )
-        self._limits = check_limits(Limits(v_max_mps, w_max_radps))
-        self._clock, self._line = clock, SerialPort(port, baud, answer_s)
         tick_m = 2 * math.pi * wheel_radius_m / ticks_per_rev
         self._left_m = tick_m * left_scale * (-1 if flip_left else 1)
         self._right_m = tick_m * right_scale * (-1 if flip_right else 1)
-        self._track_m, self._answer_s, self._settle_s = track_m, answer_s, settle_s
         self._wheel_max = float("inf")
-        self._counters: tuple[int, int] | None = None
         self.board = ""
         self.board_deadman_s = 0.0
 
@@ -131,7 +135,7 @@ class SerialTextDriver:
         """Take the port, stop the motors, check who answers."""
         self._line.open()
         try:
-            self._line.write(STOP_LINE)
+            self._line.write(self.STOP)
             fields = await self._identify()
             self.board = fields[2]
             scale = min(abs(self._left_m), abs(self._right_m))
@@ -181,40 +185,16 @@ class SerialTextDriver:
     async def stop(self) -> None:
         """Send a stop; never raises, and does not wait for the answer."""
         with contextlib.suppress(Exception):
-            self._line.write(STOP_LINE)
-
-    async def close(self) -> None:
-        """Stop, give the port back."""
-        failures: list[Exception] = []
-        if self._line.is_open:
-            try:
-                self._line.write(STOP_LINE)
-            except DriverError as error:
-                failures.append(error)
-        try:
-            self._line.close()
-        except Exception as error:  # noqa: BLE001  reported with what failed before
-            failures.append(error)
-        if failures:
-            raise ExceptionGroup(f"closing {self._line.port}", failures)
+            self._line.write(self.STOP)
 
     async def _identify(self) -> list[str]:
-        """Ask who is there until it answers; a board that was just reset takes its time."""
-        deadline_s = self._clock.now() + self._settle_s
-        while True:
-            try:
-                fields = await self._ask("I", "i", 5)
-            except DriverError as error:
-                silent = "did not answer" in error.cause
-                if silent and self._clock.now() < deadline_s:
-                    continue
-                raise
-            if fields[1] != PROTOCOL:
-                raise DriverError(
-                    f"{self._line.port} speaks {fields[1]}, not {PROTOCOL}",
-                    "flash arduino/kofn_robot of this version",
-                )
-            return fields
+        fields = await self._settled(lambda: self._ask("I", "i", 5))
+        if fields[1] != PROTOCOL:
+            raise DriverError(
+                f"{self._line.port} speaks {fields[1]}, not {PROTOCOL}",
+                "flash arduino/kofn_robot of this version",
+            )
+        return fields
 
     async def _stopped(self) -> None:
         fields = await self._ask("S", "v", 3)

@@ -11,6 +11,8 @@ import os
 import subprocess
 import sys
 
+LAST_WORD_S = 0.2
+
 # argv: file descriptor of the line, seconds, stop bytes in hex. Written again in case one is torn.
 _CODE = """
 import os, select, signal, sys
@@ -59,6 +61,11 @@ class StopGuard:
         self._pipe = self._process.stdin.fileno()
         os.set_blocking(self._pipe, False)
 
+    @property
+    def pid(self) -> int:
+        """Of the guard's process."""
+        return self._process.pid
+
     def driving(self) -> None:
         """Say that a drive command was just sent."""
         self._say(b"d")
@@ -68,12 +75,16 @@ class StopGuard:
         self._say(b"s")
 
     def close(self) -> None:
-        """End the guard; it writes a last stop."""
+        """End the guard; it writes a last stop, if it can within 0.2 s.
+
+        The driver has written one before, and its event loop waits here: a guard that a busy
+        machine has not even started must not keep it.
+        """
         if self._process.stdin is not None:
             with contextlib.suppress(OSError):
                 self._process.stdin.close()
         try:
-            self._process.wait(2.0)
+            self._process.wait(LAST_WORD_S)
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()

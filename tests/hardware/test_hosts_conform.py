@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: MIT
 """Hosts with each driver of ours, in real time: the safety table, emergency stops everywhere."""
 
+import asyncio
 from collections.abc import Callable
 from pathlib import Path
 
@@ -17,7 +18,9 @@ from kofn.hardware.conformance_host import (
     check_estop,
     run_host_check,
 )
+from kofn.hardware.driver import Observation
 from kofn.hardware.drivers.create2 import Create2Driver
+from kofn.hardware.drivers.dry_run import DryRunDriver
 from kofn.hardware.drivers.serial_text import SerialTextDriver
 
 BENCHES: dict[str, Callable[[Path], Bench]] = {
@@ -51,3 +54,26 @@ def test_emergency_stop_in_every_state_stops_and_outlives_restarts(
 ) -> None:
     with Stage(lambda: BENCHES[name](tmp_path), tmp_path / "state") as stage:
         check_estop(stage, state, way)
+
+
+class LateOnce(DryRunDriver):
+    """A board that answers one question after the dead-man's time."""
+
+    late = False
+
+    async def read(self) -> Observation:
+        if self.late:
+            self.late = False
+            await asyncio.sleep(0.5)
+        return await super().read()
+
+
+def test_a_device_that_answers_after_the_dead_man_moves_on_the_next_step_only(
+    tmp_path: Path,
+) -> None:
+    bench = DryRunBench(LateOnce, MonotonicClock())
+    with Stage(lambda: bench, tmp_path / "state") as stage:
+        stage.arm()
+        bench.driver.late = True  # type: ignore[attr-defined]
+        stage.start_moving()
+        assert stage.safety.counts["deadman"] == 1
