@@ -6,7 +6,7 @@ What it hears goes through `intake`. Everything sent is recorded. Decides nothin
 
 import logging
 import secrets
-from contextlib import AbstractContextManager, nullcontext, suppress
+from contextlib import nullcontext, suppress
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -21,10 +21,9 @@ from kofn.controller.link.audit import AuditLog, one_line
 from kofn.controller.link.clock import Clock
 from kofn.controller.link.limits import HostGate, Limits
 from kofn.controller.link.messages import Cmd, Ctl, Halt, Pace, Presence, Step, encode
-from kofn.controller.link.mqtt import MqttTransport
 from kofn.controller.link.policies import PolicyFile, pack_file, spaces_of
 from kofn.controller.link.topics import Topics
-from kofn.controller.link.transport import Outbound, Session, Transport
+from kofn.controller.link.transport import Bundling, Outbound, Session, Transport
 from kofn.controller.metrics import LinkState
 from kofn.controller.orders import Orders, Result
 from kofn.controller.poll_round import Answer, PollRound
@@ -129,6 +128,7 @@ class FleetLink:
         self._pace: Pace = "lockstep"
         self._topics = Topics(config.fleet)
         self._transport = transport
+        self._at_once = transport.in_one_segment if isinstance(transport, Bundling) else nullcontext
         self._clock = clock
         self._record = record
         self._began_s = clock.now()
@@ -310,8 +310,9 @@ class FleetLink:
             self._intake.rounds.append(poll_round)
         ttl_ms = max(1, round(1000 * (poll_round.deadline_s - self._clock.now())))
         polls = poll_round.polls(up_ms=self.up_ms, ttl_ms=ttl_ms, wave=wave)
-        for host, poll in polls.items():
-            self._transport.publish(self._topics.of("poll", host), encode(poll))
+        with self._at_once():
+            for host, poll in polls.items():
+                self._transport.publish(self._topics.of("poll", host), encode(poll))
         for host, poll in polls.items():  # hosts are at work by now
             self._record.write("poll", poll, host)
         return len(polls)
@@ -350,11 +351,6 @@ class FleetLink:
             commands_under_way=len(self._orders),
             quarantines=self._intake.quarantines,
         )
-
-    def _at_once(self) -> AbstractContextManager[None]:
-        """Send what is published meanwhile together, where the transport can."""
-        transport = self._transport
-        return transport.in_one_segment() if isinstance(transport, MqttTransport) else nullcontext()
 
     def measure_echo(self) -> float | None:
         """Milliseconds that five messages to ourselves take through the broker; None: no answer.

@@ -37,7 +37,7 @@ from kofn.controller.link.messages import (
 from kofn.controller.link.topics import Topics, check_host
 from kofn.controller.link.transport import Inbound, Transport
 from kofn.hardware.announce import Announcer
-from kofn.hardware.driver import Bank, IdleBank, SteppedBank
+from kofn.hardware.driver import Bank, IdleBank, SteppedBank, TimedBank
 from kofn.hardware.events import Reporter
 from kofn.hardware.guard import HostGuard
 from kofn.hardware.host_core import HostCore, Verdict, target_of
@@ -47,7 +47,7 @@ from kofn.hardware.local_policy import PolicyShelf
 _log = logging.getLogger(__name__)
 
 REALTIME_SLICE_S = 0.01
-"""Between two looks at a bank that moves by itself, fleet seconds."""
+"""Between two looks at a bank that moves by itself and is no `TimedBank`, fleet seconds."""
 IDLE_S = 0.2
 """Between two looks at robots that do nothing and still have something to say, fleet seconds."""
 PATIENCE_WALL_S = 0.2
@@ -132,6 +132,7 @@ class HostAgent:
         # Asked once: the look at a Protocol costs as much as all the rest of a step.
         self._stepped = bank if isinstance(bank, SteppedBank) else None
         self._idle = bank.idle if isinstance(bank, IdleBank) else None
+        self._timed = bank if isinstance(bank, TimedBank) else None
         self._busy = False
         self._controller_s = clock.now()
         self._started_s = 0.0
@@ -382,7 +383,8 @@ class HostAgent:
             return now_s
         plans = [self._core.due_s(), self._reporter.due_s()]
         if self._busy:
-            plans.append(now_s + REALTIME_SLICE_S)
+            timed = self._timed
+            plans.append(now_s + REALTIME_SLICE_S if timed is None else timed.due_s())
         if self._link is not None:
             plans.append(self._link.due_s())
         if self._idle is not None:

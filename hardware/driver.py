@@ -171,3 +171,16 @@ class IdleBank(Protocol):
     def idle(self) -> None:
         """Take note of what robots say; called several times a second instead of `advance`."""
         ...
+
+
+@runtime_checkable
+class TimedBank(Protocol):
+    """What a bank that moves by itself may have beside `Bank`: it says when it has work.
+
+    A bank without is looked at a hundred times a second, which is most of what a host of many
+    robots without bodies costs.
+    """
+
+    def due_s(self) -> float:
+        """Fleet time before which `advance` has nothing to do, while an option is under way."""
+        ...

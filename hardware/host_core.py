@@ -36,7 +36,7 @@ import numpy.typing as npt
 
 from kofn.controller.link.messages import Cmd, Ctl, Flag, Halt, Pace, Poll, Reply, Row, Step
 from kofn.hardware.driver import HOLD, Reading
-from kofn.hardware.local_policy import PolicyShelf, draw_actions, uniforms
+from kofn.hardware.local_policy import PolicyShelf, Uniforms, draw_actions
 
 IntArray = npt.NDArray[np.int64]
 
@@ -138,7 +138,7 @@ class HostCore:
         self._n_targets = n_targets
         self._realtime = pace == "realtime"
         self._hold_s = hold_s
-        self._seed = seed
+        self._uniforms = Uniforms(seed, host)
         self._highest_ep = floor_ep
         self._ctl: Ctl | None = None
         self._ordered_ep = -1  # HOLD, LEAVE, REFUSED: no motion in epochs up to this one
@@ -258,7 +258,7 @@ class HostCore:
         """Latch the state, draw the actions; return them and the replies that waited for them."""
         zones = np.where(reading.up & (reading.zones >= 0), reading.zones, -1).astype(np.int64)
         target = target_of(step)
-        x = uniforms(self._seed, self.host, step.t, self._n)
+        x = self._uniforms.draw(step.t, self._n)
         actions = draw_actions(self.shelf.cdf(step.pol), target, zones, x)
         z_prev = a_prev = np.full(self._n, -1, dtype=np.int64)
         old = self.latch

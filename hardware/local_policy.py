@@ -33,16 +33,31 @@ PREFIX = "sha256:"
 """How steps and rosters write a policy's hash."""
 
 
-def uniforms(seed: int, host: str, t: int, n: int) -> FloatArray:
-    """Uniforms of host `host` for step t, shape (n,), in [0, 1).
+class Uniforms:
+    """Uniforms of one host, step by step.
 
     The epoch is left out: it counts starts of the controller, and a run is a function of its seed.
     """
-    digest = hashlib.sha256(f"kofn1:host:{seed}:{host}".encode()).digest()
-    key = np.frombuffer(digest[:16], dtype="<u8")
-    # The low words count the blocks drawn, so that streams of different steps never meet.
-    counter = np.array([0, 0, t, 0], dtype=np.uint64)
-    return np.random.Generator(np.random.Philox(counter=counter, key=key)).random(n)
+
+    def __init__(self, seed: int, host: str) -> None:
+        digest = hashlib.sha256(f"kofn1:host:{seed}:{host}".encode()).digest()
+        # One generator that is set back for each step: a new one asks the operating system for
+        # randomness that nobody uses, which is most of a small host's step.
+        self._bits = np.random.Philox(key=np.frombuffer(digest[:16], dtype="<u8"))
+        self._generator = np.random.Generator(self._bits)
+        self._fresh = self._bits.state
+
+    def draw(self, t: int, n: int) -> FloatArray:
+        """Return those of step t, shape (n,), in [0, 1)."""
+        # The low words count the blocks drawn, so that streams of different steps never meet.
+        self._fresh["state"]["counter"] = np.array([0, 0, t, 0], dtype=np.uint64)
+        self._bits.state = self._fresh
+        return self._generator.random(n)
+
+
+def uniforms(seed: int, host: str, t: int, n: int) -> FloatArray:
+    """Return the uniforms of host `host` for step t, shape (n,), in [0, 1); see `Uniforms`."""
+    return Uniforms(seed, host).draw(t, n)
 
 
 def draw_actions(cdf: FloatArray, target: int, zones: IntArray, x: FloatArray) -> IntArray:

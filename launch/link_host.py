@@ -59,11 +59,14 @@ class HostReport(msgspec.Struct, frozen=True, kw_only=True):
         (monotonic seconds, resident MB), once a second.
     counters
         Of all its hosts together.
+    cpu_s
+        Processor time from when all its hosts were connected.
     """
 
     steps: list[tuple[int, float]]
     rss: list[tuple[float, float]]
     counters: dict[str, int]
+    cpu_s: float
 
 
 class HopBank:
@@ -108,6 +111,10 @@ class HopBank:
         if self._until_s is not None and self._clock.now() >= self._until_s:
             self._until_s = None
         return self._until_s is not None
+
+    def due_s(self) -> float:
+        """Monotonic seconds at which the option ends."""
+        return self._clock.now() if self._until_s is None else self._until_s
 
     def hold(self) -> None:
         """End the option."""
@@ -249,20 +256,24 @@ def main() -> None:
     spec = msgspec.json.decode(sys.stdin.buffer.readline(), type=HostSpec)
     stop, rss = StopFlag(), RssLog()
     steps: dict[int, float] = {}
-    agents = (
+    agents, cpu_s = (
         _serve_many(spec, steps, stop, rss)
         if spec.one_thread
-        else [_serve_one(spec, steps, stop, rss)]
+        else _serve_one(spec, steps, stop, rss)
     )
     counters: dict[str, int] = {}
     for agent in agents:
         for name, count in agent.counters.items():
             counters[name] = counters.get(name, 0) + count
-    report = HostReport(steps=sorted(steps.items()), rss=rss.rows, counters=counters)
+    report = HostReport(
+        steps=sorted(steps.items()), rss=rss.rows, counters=counters, cpu_s=round(cpu_s, 4)
+    )
     sys.stdout.buffer.write(msgspec.json.encode(report))
 
 
-def _serve_one(spec: HostSpec, steps: dict[int, float], stop: StopFlag, rss: RssLog) -> HostAgent:
+def _serve_one(
+    spec: HostSpec, steps: dict[int, float], stop: StopFlag, rss: RssLog
+) -> tuple[list[HostAgent], float]:
     ((name, robots, password),) = spec.hosts
     clock = MonotonicClock()
     transport = MqttTransport(
@@ -271,6 +282,7 @@ def _serve_one(spec: HostSpec, steps: dict[int, float], stop: StopFlag, rss: Rss
     agent = _agent(spec, name, robots, spec.period_s, transport, clock, steps)
     agent.open(30.0)
     settle()
+    began_s = time.process_time()
 
     def should_stop() -> bool:
         rss.look()
@@ -278,9 +290,10 @@ def _serve_one(spec: HostSpec, steps: dict[int, float], stop: StopFlag, rss: Rss
 
     try:
         agent.run(should_stop)
+        spent_s = time.process_time() - began_s
     finally:
         agent.close()
-    return agent
+    return [agent], spent_s
 
 
 def _agent(
@@ -303,7 +316,7 @@ def _agent(
 
 def _serve_many(
     spec: HostSpec, steps: dict[int, float], stop: StopFlag, rss: RssLog
-) -> list[HostAgent]:
+) -> tuple[list[HostAgent], float]:
     clock = MonotonicClock()
     selector = selectors.DefaultSelector()
     served: list[tuple[PooledTransport, BenchAgent]] = []
@@ -315,6 +328,7 @@ def _serve_many(
         selector.register(transport.socket, selectors.EVENT_READ, transport)
         served.append((transport, agent))
     settle()
+    began_s = time.process_time()
     due_s = 0.0
     while not stop():
         for key, _ in selector.select(0.2):
@@ -325,9 +339,10 @@ def _serve_many(
             for transport, agent in served:
                 transport.keep_alive()
                 agent.on_time()
+    spent_s = time.process_time() - began_s
     for _, agent in served:
         agent.close()
-    return [agent for _, agent in served]
+    return [agent for _, agent in served], spent_s
 
 
 if __name__ == "__main__":

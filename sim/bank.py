@@ -185,8 +185,7 @@ class WorldBank:
         if self._ticks_left == 0:
             return False
         tick_s = self._world.spec.tick_s
-        done = self._option_ticks - self._ticks_left
-        if self.pace == "realtime" and self._clock.now() < self._started_s + done * tick_s:
+        if self.pace == "realtime" and self._clock.now() < self.due_s():
             return True
         self._world.advance(tick_s)
         if self._injector is not None:
@@ -198,6 +197,11 @@ class WorldBank:
         if self._ticks_left == 0:
             self._finish()
         return self._ticks_left > 0
+
+    def due_s(self) -> float:
+        """Fleet time of the next control tick of a realtime option."""
+        done = self._option_ticks - self._ticks_left
+        return self._started_s + done * self._world.spec.tick_s
 
     def hold(self) -> None:
         """Stop all robots now; idempotent, never raises."""

@@ -1,29 +1,50 @@
 # SPDX-License-Identifier: MIT
-"""A paho client without the detours: writes in the thread that publishes, reads in large pieces.
+"""A paho client without the detours: whoever publishes writes, and whoever waits reads.
 
-paho's `publish` hands a packet to its network thread and wakes it through a pair of sockets, and
-its reader takes a packet in three system calls. Under Python's global lock each of these is a
-change of threads, and a poll round has one message for every host and one from it.
+paho's `publish` hands a packet to its network thread and wakes it through a pair of sockets; its
+reader, in that thread too, takes a packet in three system calls and wakes whoever waits for it.
+Under Python's global lock each of these is a change of threads, and a poll round has one message
+for every host and one from it.
 
 - A QoS 0 packet is built here and written at once. The network thread is woken only when the socket
   did not take all of it or is broken, and then does what it would have done anyway: write the rest,
   or see the error and reconnect. So errors are still handled in one thread.
-- What the socket holds is read at once into a buffer, from which packets are taken.
+- `read` waits on the socket itself. The network thread leaves the socket alone meanwhile, and reads
+  it again when nobody has called `read` for `PATIENCE_S`: a process that computes for long still
+  answers the broker.
+- What the socket holds is read at once into a buffer. Messages of QoS 0 without properties are
+  taken from it here; all other packets go paho's way.
 
 Not for TLS: one thread may not write to a TLS connection while another reads from it, and that
 connection has a buffer of its own.
 """
 
+import select
 import socket
 import struct
 import threading
+import time
+from collections.abc import Callable
 from contextlib import suppress
-from typing import Any
+from typing import Any, NamedTuple
 
 from paho.mqtt.client import Client, MQTTMessageInfo, MQTTv5
 from paho.mqtt.enums import MessageType, MQTTErrorCode
 
 READ_BYTES = 65_536
+PATIENCE_S = 0.2
+"""So long after the last `read` the network thread reads again, wall seconds."""
+
+_PUBLISH_QOS_0 = int(MessageType.PUBLISH)
+_RETAIN = 0x01
+
+
+class Published(NamedTuple):
+    """A message of QoS 0 as it came."""
+
+    topic: str
+    payload: bytes
+    retained: bool
 
 
 class BufferedSocket(socket.socket):
@@ -46,17 +67,58 @@ class BufferedSocket(socket.socket):
     def recv(self, bufsize: int, flags: int = 0, /) -> bytes:
         """Return at most `bufsize` bytes, as a socket does."""
         if self._at == len(self._ahead):
-            self._ahead, self._at = super().recv(READ_BYTES, flags), 0
+            self._fill(flags)
         taken = self._ahead[self._at : self._at + bufsize]
         self._at += len(taken)
         return taken
 
+    def _fill(self, flags: int = 0) -> None:
+        self._ahead, self._at = super().recv(READ_BYTES, flags), 0
+
+    def take_published(self, properties: bytes) -> Published | None:
+        """Take the next message if it is whole and of QoS 0; None: something else comes first.
+
+        `properties` is what stands for none in the version that is spoken. Raises `OSError` as
+        `recv` does.
+        """
+        if self._at == len(self._ahead):
+            self._fill()
+        data, at = self._ahead, self._at
+        size = len(data)
+        if at + 2 > size or data[at] & ~_RETAIN != _PUBLISH_QOS_0:
+            return None
+        head, at, length, shift = data[at], at + 1, 0, 0
+        while True:  # seven bits a byte, the least first; the highest bit says that more follow
+            if at == size or shift > 21:
+                return None
+            byte = data[at]
+            length |= (byte & 0x7F) << shift
+            at, shift = at + 1, shift + 7
+            if byte < 0x80:
+                break
+        end = at + length
+        name_at = at + 2
+        if end > size or name_at > end:
+            return None
+        name_end = name_at + int.from_bytes(data[at:name_at], "big")
+        begin = name_end + len(properties)
+        if begin > end or data[name_end:begin] != properties:
+            return None
+        topic = data[name_at:name_end].decode(errors="replace")
+        self._at = end
+        return Published(topic, data[begin:end], bool(head & _RETAIN))
+
 
 class DirectClient(Client):
-    """`paho.mqtt.client.Client` with `send`, for QoS 0."""
+    """`paho.mqtt.client.Client` with `send` and `read`, for QoS 0; with `loop_start` only."""
+
+    on_published: Callable[[Published], None]
+    """Called with what `BufferedSocket` takes; `on_message` with all other messages."""
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         self._write_lock = threading.RLock()
+        self._read_lock = threading.RLock()
+        self._attended_until_s = float("-inf")
         super().__init__(*arguments, **options)
         self._told = MQTTMessageInfo(0)  # paho marks each packet as sent; nobody asks for these
         self._properties = b"\x00" if self._protocol == MQTTv5 else b""
@@ -81,10 +143,89 @@ class DirectClient(Client):
             }
         )
         written = self._packet_write() == MQTTErrorCode.MQTT_ERR_SUCCESS
-        if (not written or self._out_packet) and self._sockpairW is not None:
+        if not written or self._out_packet:
+            self._wake()
+        return True
+
+    def read(self, timeout_s: float) -> None:
+        """Take in what comes, waiting at most `timeout_s` wall seconds for it to begin.
+
+        Messages go to `on_published` and `on_message`, in this thread. A connection that breaks
+        meanwhile is left to the network thread.
+        """
+        now_s, sock = time.monotonic(), self._sock
+        if sock is None:
+            return
+        unattended = now_s > self._attended_until_s
+        self._attended_until_s = now_s + timeout_s + PATIENCE_S
+        if unattended:
+            self._wake()  # it may be waiting on the same socket
+        try:
+            if timeout_s > 0 and not select.select([sock], [], [], timeout_s)[0]:
+                return
+            self.loop_read()
+        except (OSError, ValueError):  # closed by the network thread meanwhile
+            return
+        if self._sock is None:
+            self._wake()
+
+    def leave(self) -> None:
+        """Say that nobody is going to `read` for a while: the network thread does."""
+        self._attended_until_s = float("-inf")
+        self._wake()
+
+    def loop_read(self, max_packets: int = 1) -> MQTTErrorCode:  # noqa: ARG002  paho's signature
+        """Handle all packets that can be had with one read of the socket."""
+        with self._read_lock:
+            while True:
+                sock = self._sock
+                if sock is None:
+                    return MQTTErrorCode.MQTT_ERR_NO_CONN
+                code = self._packet_read()
+                if code > 0:
+                    return self._loop_rc_handle(code)
+                if code == MQTTErrorCode.MQTT_ERR_AGAIN or not sock.pending():  # type: ignore[attr-defined]
+                    return MQTTErrorCode.MQTT_ERR_SUCCESS
+
+    def _wake(self) -> None:
+        if self._sockpairW is not None:
             with suppress(BlockingIOError):
                 self._sockpairW.send(b"0")
-        return True
+
+    def _loop(self, timeout: float = 1.0) -> MQTTErrorCode:
+        """One turn of the network thread: all of paho's, or all but reading."""
+        sock, woken = self._sock, self._sockpairR
+        if time.monotonic() > self._attended_until_s or sock is None or woken is None:
+            return super()._loop(timeout)
+        try:
+            writing = [sock] if self.want_write() else []
+            ready, writable, _ = select.select([woken], writing, [], PATIENCE_S)
+            if ready:
+                with suppress(BlockingIOError):
+                    woken.recv(10_000)
+            if (ready or writable) and self._sock is not None:
+                code = self.loop_write()
+                if code:
+                    return code
+        except (OSError, ValueError):  # closed by who reads
+            return MQTTErrorCode.MQTT_ERR_CONN_LOST
+        return self.loop_misc()
+
+    def _packet_read(self) -> MQTTErrorCode:
+        sock = self._sock
+        if self._in_packet["command"] == 0 and isinstance(sock, BufferedSocket):
+            try:
+                published = sock.take_published(self._properties)
+            except BlockingIOError:
+                return MQTTErrorCode.MQTT_ERR_AGAIN
+            except OSError:
+                return MQTTErrorCode.MQTT_ERR_CONN_LOST
+            if published is not None:
+                with self._msgtime_mutex:
+                    self._last_bytes_received = time.monotonic()
+                self.on_published(published)
+                return MQTTErrorCode.MQTT_ERR_SUCCESS
+        return super()._packet_read()
 
     def _packet_write(self) -> MQTTErrorCode:
         with self._write_lock:  # two threads must not each write a part of a packet

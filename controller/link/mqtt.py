@@ -27,7 +27,7 @@ from paho.mqtt.reasoncodes import ReasonCode
 from kofn.controller.core.errors import RunError
 from kofn.controller.link.address import parse_url
 from kofn.controller.link.clock import Clock
-from kofn.controller.link.direct_client import DirectClient
+from kofn.controller.link.direct_client import DirectClient, Published
 from kofn.controller.link.inbox import Inbox
 from kofn.controller.link.tls import TlsFiles, check_access, make_context
 from kofn.controller.link.transport import Inbound, Outbound, Session
@@ -159,13 +159,26 @@ class MqttTransport:
 
     def receive(self, timeout_s: float) -> Inbound | None:
         """Return the next message, waiting at most `timeout_s` fleet seconds; None if none came."""
-        return self._inbox.take(self._clock.to_wall_s(timeout_s))
+        message = self._inbox.take()
+        if message is not None:
+            return message
+        left_s = self._clock.to_wall_s(timeout_s)
+        end_s = time.monotonic() + left_s
+        while isinstance(client := self._client, DirectClient) and self.connected:
+            client.read(max(0.0, left_s))
+            message = self._inbox.take()
+            left_s = end_s - time.monotonic()
+            if message is not None or left_s <= 0:
+                return message
+        return self._inbox.take(left_s)
 
     def close(self, farewell: Sequence[Outbound] = ()) -> None:
         """Publish `farewell` and wait until it is out, then disconnect cleanly. Idempotent."""
         client = self._client
         if client is None:
             return
+        if isinstance(client, DirectClient):
+            client.leave()
         if self.connected:
             deadline_s = time.monotonic() + _FLUSH_S
             infos = [client.publish(m.topic, m.payload, m.qos, m.retain) for m in farewell]
@@ -258,6 +271,8 @@ class MqttTransport:
             client_id=f"{session.fleet}.{session.client_id}" if shared else session.client_id,
             protocol=version,
         )
+        if isinstance(client, DirectClient):
+            client.on_published = self._on_published
         client.connect_timeout = _CONNECT_TIMEOUT_S
         client.max_inflight_messages_set(_INFLIGHT)
         client.max_queued_messages_set(_INFLIGHT + _QUEUED)  # paho counts those in flight too
@@ -290,7 +305,7 @@ class MqttTransport:
         # paho leaves its wake-up socket pair to the garbage collector.
         client._reset_sockets()  # noqa: SLF001
 
-    # What follows runs in paho's network thread.
+    # What follows runs in paho's network thread, or where a message is waited for.
 
     def _on_socket_open(self, client: Client, _: Any, sock: Any) -> None:
         """Before CONNECT is sent: no Nagle delay, and the last will of this connection."""
@@ -363,6 +378,10 @@ class MqttTransport:
         self._inbox.put(
             Inbound(message.topic, bytes(message.payload), message.retain, self._clock.now())
         )
+
+    def _on_published(self, message: Published) -> None:
+        self._heard_wall_s = time.monotonic()
+        self._inbox.put(Inbound(*message, self._clock.now()))
 
     def _on_connect_fail(self, client: Client, _: Any) -> None:
         if client is self._client:

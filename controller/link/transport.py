@@ -7,7 +7,8 @@ and announces presence again; the code above it sees messages only.
 """
 
 from collections.abc import Callable, Sequence
-from typing import NamedTuple, Protocol
+from contextlib import AbstractContextManager
+from typing import NamedTuple, Protocol, runtime_checkable
 
 
 class Inbound(NamedTuple):
@@ -95,4 +96,13 @@ class Transport(Protocol):
         (a newer one of a `newest_only` topic came before it was read); `queued` now; `sent`;
         `unsent`.
         """
+        ...
+
+
+@runtime_checkable
+class Bundling(Protocol):
+    """A transport that can send several messages in one piece, which wakes the broker once."""
+
+    def in_one_segment(self) -> AbstractContextManager[None]:
+        """Hold back what is published in the block, and send it at its end."""
         ...

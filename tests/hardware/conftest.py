@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: MIT
 """A host agent on a memory bus with a bank that can be looked into."""
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -108,6 +109,7 @@ class Rig:
         pi_l: npt.NDArray[np.float64] | None = None,
         host: str = "host-a",
         log: HostLog | None = None,
+        make_bank: Callable[[int, Pace, FakeClock], "FakeBank"] | None = None,
     ) -> None:
         self.clock = FakeClock()
         self.bus = MemoryBus(self.clock)
@@ -117,7 +119,7 @@ class Rig:
         filters = (*self.topics.controller_filters(), (self.topics.of("conn", host), 1))
         will = Outbound(self.topics.of("nobody", "x"), b"")
         self.controller.open(Session("controller", filters, lambda _: will, lambda _: ()))
-        self.bank = FakeBank(n, pace, self.clock)
+        self.bank = (make_bank or FakeBank)(n, pace, self.clock)
         self.transport = self.bus.transport()
         self.agent = HostAgent(
             fleet="yard",

@@ -29,7 +29,7 @@ from kofn.controller.link.messages import (
 )
 from kofn.controller.link.policies import pack_policy, spaces_of
 from kofn.controller.link.transport import Inbound, Outbound, Session
-from kofn.hardware.agent import HostAgent
+from kofn.hardware.agent import REALTIME_SLICE_S, HostAgent
 from kofn.hardware.announce import offer
 
 
@@ -474,6 +474,18 @@ def test_polls_are_answered_between_slices_of_the_option(lockstep: Any) -> None:
     lockstep.run(0.0)
     kinds = [type(message) for message in lockstep.heard if isinstance(message, (Reply, Done))]
     assert kinds == [Reply, Done]
+
+
+def test_a_realtime_bank_that_says_when_it_has_work_is_left_alone_until_then(
+    rig_class: Any,
+) -> None:
+    plain = rig_class()
+    timed = rig_class(make_bank=type("Timed", (type(plain.bank),), {"due_s": lambda _: 0.75}))
+    for rig, wake_s in ((plain, REALTIME_SLICE_S), (timed, 0.75)):
+        payload = encode(rig.step_message(0))
+        rig.agent.on_message(Inbound(rig.topics.step, payload, retained=False, at_s=0.0))
+        assert rig.bank.moving
+        assert rig.agent.on_time() == wake_s
 
 
 def test_realtime_host_publishes_no_done(rig: Any) -> None:
