@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 
 from kofn.controller.core.errors import InputError
 from kofn.controller.link.clock import FakeClock
-from kofn.hardware import motor_gate
+from kofn.hardware import black_box, motor_gate
 from kofn.hardware.black_box import BlackBox, read_black_box
 from kofn.hardware.driver import Applied, Observation
 from kofn.hardware.driver_bank import pose_in_zone
@@ -54,10 +54,16 @@ class Robot(DryRunDriver):
 class Bench:
     """A robot loop on a fake clock, ticked by hand; DISARMED after `boot`."""
 
-    def __init__(self, *, memory: SafetyMemory | None = None, **loop: Any) -> None:
+    def __init__(
+        self,
+        *,
+        memory: SafetyMemory | None = None,
+        record: BlackBox | None = None,
+        **loop: Any,
+    ) -> None:
         self.clock = FakeClock()
         self.driver = Robot(self.clock)
-        self.safety = Safety(("r0",), self.clock, memory=memory)
+        self.safety = Safety(("r0",), self.clock, memory=memory, record=record)
         self.loop = RobotLoop(
             self.driver,
             OptionController(LAYOUT, 1, np.random.default_rng(0)),
@@ -442,8 +448,10 @@ def test_row_15_black_box_is_rotated_and_read_back_and_a_torn_line_is_left_out(
     for i in range(200):
         now[0] += 0.1
         box.write("drive", v=i)
+        assert box.flush()
     before = len(synced)
     box.write("safety", urgent=True, mode="ESTOP")
+    assert box.flush()
     assert len(synced) == before + 1
     box.close()
     files = sorted(tmp_path.glob("black-box-*.jsonl"))
@@ -457,22 +465,64 @@ def test_row_15_black_box_is_rotated_and_read_back_and_a_torn_line_is_left_out(
     assert [row["v"] for row in rows if row["kind"] == "drive"][-1] == 199
 
 
-def test_row_15_a_record_has_the_time_of_its_event_and_not_of_the_disk(tmp_path: Path) -> None:
-    now, asked = [1.0], threading.Event()
+def test_row_15_a_slow_disk_holds_up_neither_the_safety_loop_nor_the_times_of_records(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The disk stands still while a robot drives, stops and is stopped; nothing waits for it."""
+    stands, goes = threading.Event(), threading.Event()
 
-    def tell() -> float:
-        asked.set()
-        return now[0]
+    def wait(_: int) -> None:
+        stands.set()
+        assert goes.wait(60.0)
 
-    box = BlackBox(tmp_path, "boot", monotonic_s=tell)
-    with box._lock:  # as while the disk is slow
-        stop = threading.Thread(target=box.write, args=("drive",), kwargs={"v": 0})
-        stop.start()
-        assert asked.wait(20.0)
-        now[0] = 2.0
-    stop.join()
+    monkeypatch.setattr(os, "fsync", wait)
+    now = [1.0]
+    box = BlackBox(tmp_path, "boot", monotonic_s=lambda: now[0])
+    box.write("drive", v=1.0)
+    assert stands.wait(20.0)
+
+    async def script(bench: Bench) -> None:
+        await bench.boot()
+        await bench.start()
+        await bench.go(2.0)
+        assert bench.loop.gate.moving
+        assert bench.loop.deadman_stops == 0
+        bench.safety.estop()
+        await bench.go(0.1)
+        assert not bench.loop.gate.moving
+
+    play(script, record=box)
+    now[0] = 2.0
+    box.write("request", urgent=True, op="clear")
+    assert not box.flush(0.01)
+    goes.set()
     box.close()
-    assert [row["s"] for row in read_black_box(tmp_path) if row["kind"] == "drive"] == [1.0]
+    rows = list(read_black_box(tmp_path))
+    assert [row["mode"] for row in rows if row["kind"] == "safety"][-1] == "ESTOP"
+    assert {row["s"] for row in rows if row["kind"] in ("drive", "safety")} == {1.0}
+    assert [row["s"] for row in rows if row["kind"] == "request"] == [2.0]
+
+
+def test_row_15_what_a_disk_that_never_answers_cannot_take_is_counted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(black_box, "MOST_WAITING", 5)
+    monkeypatch.setattr(black_box, "CLOSE_WALL_S", 0.05)
+    stands, goes = threading.Event(), threading.Event()
+
+    def wait(_: int) -> None:
+        stands.set()
+        goes.wait(60.0)
+
+    monkeypatch.setattr(os, "fsync", wait)
+    box = BlackBox(tmp_path, "boot")
+    box.write("drive", urgent=True)
+    assert stands.wait(20.0)
+    for _ in range(9):
+        box.write("drive")
+    assert box.failures == 4
+    box.close()  # gives it up
+    goes.set()
 
 
 def test_row_15_a_full_disk_does_not_keep_a_robot_from_stopping(tmp_path: Path) -> None:
@@ -480,6 +530,7 @@ def test_row_15_a_full_disk_does_not_keep_a_robot_from_stopping(tmp_path: Path) 
     folder.write_text("a file where the folder should be")
     box = BlackBox(folder, "boot")
     box.write("drive", v=1)
+    assert box.flush()
     assert box.failures == 1
     safety = Safety(("r0",), FakeClock(), self_arming=True, record=box)
     safety.self_check()
