@@ -28,6 +28,7 @@ def identify(
     game: Game,
     *,
     option_steps: int = 100,
+    arenas: int = 1,
     workers: int = 1,
     symmetry: Symmetry = "none",
     first: tuple[int, ...] = (0,),
@@ -45,7 +46,9 @@ def identify(
         The world.
     game
         Rewards, global kernel and start that the kernel file carries.
-    option_steps, workers, seed, watch
+    option_steps, arenas
+        Options that every robot makes; worlds that are watched, each with robots of its own.
+    workers, seed, watch
         As for `record_replicas`; the kernel does not depend on `workers`.
     symmetry
         "ring" pools rows that a rotation of the ring maps on each other.
@@ -75,8 +78,10 @@ def identify(
             f"the policy of the data has tables of {chosen.pi_l.shape}, the game of "
             f"{game.r_l.shape}"
         )
+    if arenas < 1:
+        raise InputError(f"arenas {arenas} must be at least 1")
     recordings = record_replicas(
-        config, chosen, option_steps, seed=seed, workers=workers, watch=watch
+        config, chosen, arenas * option_steps, seed=seed, workers=workers, watch=watch
     )
     world = config.build()
     versions = world.spec.versions
@@ -88,6 +93,7 @@ def identify(
         period_s=config.period_s,
         backend=config.backend,
         option_steps=option_steps,
+        arenas=arenas,
         transitions=0,
         symmetry=symmetry,
         by_target=by_target,

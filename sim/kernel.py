@@ -64,8 +64,8 @@ class KernelInfo(msgspec.Struct, frozen=True, kw_only=True):
         Robots in one arena; length T of an option.
     backend, fidelity, layout, robot, controller, config_hash
         World, arena, robots, gains of the option controller; a hash over all that decides motion.
-    option_steps, transitions
-        Options and single moves counted.
+    option_steps, arenas, transitions
+        Options of each robot, worlds of n robots that were watched, and single moves counted.
     symmetry, by_target, data_policy, source
         How rows were pooled; what chose the actions; "world", or the run it was read from.
     seeds, versions
@@ -79,6 +79,7 @@ class KernelInfo(msgspec.Struct, frozen=True, kw_only=True):
     backend: str
     option_steps: int
     transitions: int
+    arenas: int = 1
     symmetry: Symmetry = "none"
     by_target: bool = False
     data_policy: str = "uniform"

@@ -6,8 +6,9 @@ crowd around it, and on nothing else. The checks look at what that leaves out:
 
 - *density*: success of moves by robots in the source zone; bins are needed when it differs;
 - *Markov*: success by how the robot's last option ended; a hidden position in the zone shows here;
-- *overdispersion*: robots of one option share its traffic, so counts vary more than independent
-  ones would; intervals use counts divided by it;
+- *overdispersion*: robots of one option share its traffic, and crowds outlast options, so counts
+  vary more than independent ones would, over one option and over ten in a row (`BLOCK`); intervals
+  use counts divided by the greatest of these;
 - *halves*: L1 distance between the kernels of the first and the second half of the data.
 
 A move is an action that is for another zone than the robot's own; it succeeds when it gets there.
@@ -26,6 +27,9 @@ WARN_AT = 0.1
 
 #: Samples below which a rate is shown but not judged.
 FEW = 30
+
+#: Options in a row over which successes are added up, to see what outlasts an option.
+BLOCK = 10
 
 _DRAWS = 2000
 _LEVEL = 0.95
@@ -78,6 +82,7 @@ def run_checks(
         "density": density(kernel, purpose),
         "markov": markov(recordings, purpose),
         "overdispersion": overdispersion(recordings, kernel, purpose),
+        "overdispersion_of_ten": overdispersion(recordings, kernel, purpose, BLOCK),
     }
     if halves is not None:
         distances = l1_rows(halves[0].plain, halves[1].plain)
@@ -143,9 +148,9 @@ def markov(recordings: list[Recording], purpose: IntArray) -> dict[str, Any]:
 
 
 def overdispersion(
-    recordings: list[Recording], kernel: Kernel, purpose: IntArray
+    recordings: list[Recording], kernel: Kernel, purpose: IntArray, block: int = 1
 ) -> dict[str, float]:
-    """Variance of the successes in one option over that of independent robots, by action."""
+    """Variance of the successes in `block` options over that of independent robots, by action."""
     rows = kernel.plain.mean(axis=0)
     chance = np.take_along_axis(rows, purpose[:, :, None], axis=-1)[..., 0]
     result: dict[str, float] = {}
@@ -157,12 +162,27 @@ def overdispersion(
             s = np.where(mine, z[:-1], 0)
             p = np.where(mine, chance[s, action], 0.0)
             won = (mine & (z[1:] == purpose[s, action])).sum(axis=1)
-            variance = (p * (1 - p)).sum(axis=1)
-            ratios.append(((won - p.sum(axis=1)) ** 2 / np.maximum(variance, 1e-12))[variance > 0])
+            starts = np.arange(0, recording.steps - block + 1, block)
+            if starts.size == 0:
+                continue
+            whole = slice(0, starts.size * block)
+            excess = np.add.reduceat((won - p.sum(axis=1))[whole], starts)
+            variance = np.add.reduceat((p * (1 - p)).sum(axis=1)[whole], starts)
+            ratios.append((excess**2 / np.maximum(variance, 1e-12))[variance > 0])
         seen = np.concatenate(ratios) if ratios else np.empty(0)
         if seen.size:
             result[str(action)] = round(float(seen.mean()), 3)
     return result
+
+
+def dispersion(kernel: Kernel) -> float:
+    """Return the greatest overdispersion that the checks found, at least 1."""
+    checks = kernel.info.checks
+    found = [
+        *checks.get("overdispersion", {}).values(),
+        *checks.get("overdispersion_of_ten", {}).values(),
+    ]
+    return max(found, default=1.0)
 
 
 def _moves(purpose: IntArray) -> BoolArray:

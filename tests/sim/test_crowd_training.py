@@ -13,7 +13,7 @@ from kofn.controller.core.presets import arena
 from kofn.sim.crowd_training import crowd_marl
 from kofn.sim.density import DensityGame, density_rollout
 
-FAST: dict[str, Any] = {"grid": 6, "rounds": 2, "restarts": 2, "seed": 3}
+FAST: dict[str, Any] = {"grid": 5, "rounds": 1, "restarts": 1, "seed": 3}
 EDGES = np.array([3.5, 5.5]) / 20
 
 
@@ -23,7 +23,7 @@ def crowded(success: list[float]) -> DensityGame:
     template = arena()
     plain = Game(
         template.P_g, template.r_g, np.broadcast_to(P.mean(axis=0), template.P_l.shape),
-        template.r_l, template.gamma, initial=template.initial, horizon=30,
+        template.r_l, template.gamma, initial=template.initial, horizon=20,
     )  # fmt: skip
     return DensityGame(plain, P[None], EDGES)
 
@@ -37,8 +37,8 @@ def test_training_by_crowd_earns_more_where_crowds_decide_who_moves() -> None:
         for policy in (found.policy, plain)
     )
     ahead = by_crowd - by_plain
-    assert ahead.mean() >= -1.96 * ahead.std() / np.sqrt(ahead.size)
-    assert ahead.mean() > 0  # by 1 % or so: crowds let go slowly, so targets wait
+    # By 4 %: crowds let go slowly, so targets wait.
+    assert ahead.mean() > 5 * ahead.std() / np.sqrt(ahead.size)
     assert not found.exact
     made = found.policy.provenance
     assert made["motion"] == "binned"

@@ -12,7 +12,7 @@ from kofn.controller.core.errors import InputError
 from kofn.controller.core.presets import arena
 from kofn.sim.identify import from_recordings, identify, tally
 from kofn.sim.kernel import Kernel, bin_of, default_bins, l1_rows
-from kofn.sim.kernel_checks import intervals
+from kofn.sim.kernel_checks import dispersion, intervals
 from kofn.sim.recording import Recording, WorldConfig, record_replicas
 
 FIRST = (0, 4, 6, 8, 11)
@@ -63,8 +63,7 @@ def test_a_crowd_dependent_kernel_is_found_within_its_intervals() -> None:
     P = ring_kernel(CROWDED)
     kernel = identified(P)
     assert np.abs(kernel.binned[0] - P).sum(axis=-1).max() < 0.1
-    dispersion = max(kernel.info.checks["overdispersion"].values())
-    low, high, radius = intervals(kernel, dispersion)
+    low, high, radius = intervals(kernel, dispersion(kernel))
     truth = np.einsum("b,bsaz->saz", _weights(kernel), P)
     assert np.mean((truth >= low[0]) & (truth <= high[0])) > 0.8
     assert np.all(l1_rows(kernel.plain[0], truth) <= 2 * radius[0])
@@ -104,6 +103,21 @@ def test_checks_warn_of_crowds_and_of_memory_and_of_nothing_else() -> None:
     assert [warning.split()[0] for warning in sticky.info.warnings] == ["markov"]
     success = sticky.info.checks["markov"]["success"]
     assert success["failed"] < 0.4 < success["succeeded"]
+
+
+def test_what_outlasts_an_option_widens_the_intervals() -> None:
+    slow = [
+        drawn(ring_kernel([success]), (0,), n=30, steps=20, seed=seed)
+        for seed, success in enumerate([0.6, 0.8] * 10)
+    ]
+    about = info(symmetry="ring")
+    kernel = from_recordings(slow, arena(), about, first=(0,))
+    checks = kernel.info.checks
+    assert checks["overdispersion_of_ten"]["1"] > 2 * checks["overdispersion"]["1"]
+    assert dispersion(kernel) == max(checks["overdispersion_of_ten"].values())
+    # The two kinds of arenas are twenty samples of the success, not 12 000 moves.
+    radius = intervals(kernel, dispersion(kernel))[2][0, 0, 1]
+    assert radius > 1.5 * intervals(kernel)[2][0, 0, 1]
 
 
 def test_the_ideal_kernel_is_what_actions_are_for() -> None:
@@ -146,6 +160,8 @@ def test_data_that_do_not_fit_the_game_are_refused() -> None:
         tally([recording], arena(), (0,), by_target=False)
     with pytest.raises(InputError, match=r"option steps 0 must be at least 1"):
         identify(WorldConfig(robots=4), arena(), option_steps=0)
+    with pytest.raises(InputError, match=r"arenas 0 must be at least 1"):
+        identify(WorldConfig(robots=4), arena(), arenas=0)
     with pytest.raises(InputError, match="game 'arena' has 4 zones, the arena has 5"):
         identify(WorldConfig(robots=4), arena(zones=4))
 
