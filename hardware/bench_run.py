@@ -22,12 +22,16 @@ TICK_S = 0.05
 
 
 class Line(NamedTuple):
-    """One line of a report: what was looked at, whether it is well, what was seen, what to do."""
+    """One line of a report: what was looked at, whether it is well, what was seen, what to do.
+
+    `warn`: it is well enough to go on with, but should be mended.
+    """
 
     name: str
     ok: bool
     seen: str
     hint: str = ""
+    warn: bool = False
 
 
 class BenchRun:

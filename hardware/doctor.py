@@ -8,10 +8,7 @@ import asyncio
 import contextlib
 import importlib.util
 import os
-import statistics
 import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 from kofn.controller.core.errors import InputError, RunError
@@ -29,8 +26,6 @@ LIBRARIES = {
     "websockets": ("rosbridge", "pip install kofn[hardware]"),
     "gpiozero": ("GPIO pins", "sudo apt install python3-gpiozero python3-lgpio"),
 }
-NAGLE_MS = (35.0, 60.0)
-"""A round trip in that range is the mark of a broker that waits for more to send."""
 
 
 def machine_lines(driver: str | None = None) -> list[Line]:
@@ -151,37 +146,6 @@ def driver_lines(driver: Driver) -> list[Line]:
     except Exception as error:  # noqa: BLE001  a driver of somebody else: a line, no traceback
         hint = "the driver is broken: run its conformance checks"
         return [Line("driver", ok=False, seen=f"{type(error).__name__}: {error}", hint=hint)]
-
-
-def broker_lines(ping: Callable[[], None] | None, url: str | None, why: str = "") -> list[Line]:
-    """Round trips to the broker: p50, p99, and the 40 ms that a missing setting costs.
-
-    Parameters
-    ----------
-    ping
-        Sends one and waits for its answer; None: not connected.
-    url
-        The broker; None: not asked for.
-    why
-        Why it is not connected.
-    """
-    if url is None:
-        hint = "name it: --broker mqtt://host"
-        return [Line("broker", ok=False, seen="none named", hint=hint)]
-    if ping is None:
-        hint = "start it; check address, credentials and firewall"
-        return [Line("broker", ok=False, seen=why, hint=hint)]
-    times = []
-    for _ in range(50):
-        began_s = time.monotonic()
-        ping()
-        times.append(1000 * (time.monotonic() - began_s))
-    times.sort()
-    p50, p99 = statistics.median(times), times[-1]
-    slow = NAGLE_MS[0] <= p50 <= NAGLE_MS[1]
-    hint = "set_tcp_nodelay true in mosquitto.conf" if slow else ""
-    seen = f"round trip p50 {p50:.1f} ms, worst of 50 {p99:.1f} ms"
-    return [Line("broker", not slow, seen, hint)]
 
 
 def _by_id() -> list[Path]:

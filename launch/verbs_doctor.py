@@ -6,6 +6,7 @@ import resource
 import shutil
 import statistics
 import time
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
@@ -18,6 +19,7 @@ import typer
 from kofn.controller.core.errors import RunError
 from kofn.controller.echo import NAGLE_MS
 from kofn.controller.link.clock import MonotonicClock
+from kofn.controller.link.mqtt import MqttTransport
 from kofn.controller.link.transport import Session
 from kofn.launch import options
 from kofn.launch.access_options import ANONYMOUS, Access, with_access
@@ -55,7 +57,7 @@ def doctor(
     findings += [certificate(path, datetime.now(UTC)) for path in shown]
     if broker is not None:
         connection = access.connect("doctor", broker)
-        findings += reach(connection)
+        findings += reach(connection, name=connection.username or "kofn-doctor")
     lines = [f"{f.state:4s}  {f.check:16s}  {f.what}" for f in findings]
     lines += [f"{f.check}: {f.hint}" for f in findings if f.hint]
     failed = [f.check for f in findings if f.state == "fail"]
@@ -130,35 +132,56 @@ def certificate(path: Path, now: datetime) -> Finding:
     return Finding(check=name, state="ok", what=what)
 
 
-def reach(connection: Connection) -> list[Finding]:
-    """Log in, and time signs of life of the broker."""
+def reach(
+    connection: Connection,
+    *,
+    name: str = "kofn-doctor",
+    filters: Sequence[tuple[str, int]] = (),
+    then: Callable[[MqttTransport], Finding] | None = None,
+) -> list[Finding]:
+    """Log in, and time signs of life of the broker; then look at what was subscribed to.
+
+    Parameters
+    ----------
+    connection
+        How and as whom.
+    name
+        Client id.
+    filters, then
+        Topics with their QoS, and what makes a finding of them.
+    """
     transport = connection.transport(MonotonicClock())
-    name = connection.username or "kofn-doctor"
-    session = Session(name, [], will=lambda _: None, birth=lambda _: ())
+    session = Session(
+        name, filters, will=lambda _: None, birth=lambda _: (), fleet=connection.fleet
+    )
     try:
         transport.open(session)
     except RunError as error:
         hint = "start the broker, or look at its log; check address, port, login and firewall"
         return [Finding(check="broker", state="fail", what=str(error), hint=hint)]
     try:
-        reached = Finding(check="broker", state="ok", what=f"{connection.url} accepts {name!r}")
-        took_ms = []
-        for _ in range(ECHOES):
-            began_s = time.monotonic()
-            transport.ping()
-            while transport.heard_wall_s < began_s:
-                if time.monotonic() - began_s > ECHO_WAIT_S:
-                    what = f"no answer within {ECHO_WAIT_S:g} s"
-                    lost = Finding(check="echo", state="fail", what=what, hint="a bad network")
-                    return [reached, lost]
-                time.sleep(0.0001)
-            took_ms.append(1000 * (time.monotonic() - began_s))
+        what = f"{connection.url} accepts {connection.username or name!r}"
+        found = [Finding(check="broker", state="ok", what=what), _echo(transport)]
+        return found if then is None else [*found, then(transport)]
     finally:
         transport.close()
+
+
+def _echo(transport: MqttTransport) -> Finding:
+    took_ms = []
+    for _ in range(ECHOES):
+        began_s = time.monotonic()
+        transport.ping()
+        while transport.heard_wall_s < began_s:
+            if time.monotonic() - began_s > ECHO_WAIT_S:
+                what = f"no answer within {ECHO_WAIT_S:g} s"
+                return Finding(check="echo", state="fail", what=what, hint="a bad network")
+            time.sleep(0.0001)
+        took_ms.append(1000 * (time.monotonic() - began_s))
     middle, slow = statistics.median(took_ms), statistics.quantiles(took_ms, n=100)[98]
-    what = f"p50 {middle:.2f} ms, p99 {slow:.2f} ms of {ECHOES}"
+    what = f"round trip p50 {middle:.2f} ms, p99 {slow:.2f} ms of {ECHOES}"
     least, most = NAGLE_MS
     if least <= middle <= most:
         hint = "Nagle's algorithm on the broker: set_tcp_nodelay true (docs/brokers.md)"
-        return [reached, Finding(check="echo", state="warn", what=what, hint=hint)]
-    return [reached, Finding(check="echo", state="ok", what=what)]
+        return Finding(check="echo", state="warn", what=what, hint=hint)
+    return Finding(check="echo", state="ok", what=what)

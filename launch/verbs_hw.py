@@ -48,7 +48,7 @@ from kofn.launch.access_options import ANONYMOUS, Access, InsecureLab, with_acce
 from kofn.launch.output import emit
 from kofn.launch.parts import Connection, read_credentials
 from kofn.launch.robot_host import LIMITS, state_folder, table_of
-from kofn.launch.verbs_doctor import Finding, certificate
+from kofn.launch.verbs_doctor import Finding, certificate, reach
 from kofn.launch.verbs_doctor import clock as find_clock
 from kofn.launch.verbs_localise import lens, localise
 
@@ -87,7 +87,7 @@ def doctor(
     access: Access = ANONYMOUS,
     json: options.Json = False,
 ) -> None:
-    """Look at everything that a robot needs; code 2 when something is missing."""
+    """Look at everything that a robot needs; code 1 when something is missing."""
     made = None if driver is None else make_driver(driver, MonotonicClock(), _table(settings))
     lines = looking.machine_lines(driver)
     if host is not None or state is not None:
@@ -104,8 +104,11 @@ def doctor(
     lines += [_as_line(certificate(path, datetime.now(UTC))) for path in shown]
     if access.tls_key is not None:
         lines.append(looking.key_line(access.tls_key))
-    if broker is not None or host is None:
-        lines += _broker_lines(None if broker is None else access.connect(fleet, broker), host)
+    if broker is not None:
+        lines += _broker_lines(access.connect(fleet, broker), host)
+    elif host is None:
+        hint = "name it: --broker mqtt://host"
+        lines.append(Line("broker", ok=True, seen="none named", hint=hint, warn=True))
     _report(lines, json)
 
 
@@ -256,7 +259,7 @@ def selftest(
     lines = _on_the_bench(made, limits, test_robot)
     failed = [line.name for line in lines if not line.ok]
     write_result(folder, SelftestResult(ok=not failed, driver=driver, utc=_utc(), failed=failed))
-    _report(lines, json, failed_code=1)
+    _report(lines, json)
 
 
 @app.command()
@@ -412,7 +415,7 @@ def preflight(
             ok=not failed, policy=loaded.sha256, run=str(run), utc=_utc(), failed=failed
         )
         write_preflight(folder, result)
-    _report(lines, json, failed_code=1)
+    _report(lines, json)
 
 
 @app.command()
@@ -544,28 +547,21 @@ def _on_the_bench(driver: Driver, limits: RobotLimits, work: Any, share: float =
 
 
 def _as_line(found: Finding) -> Line:
-    return Line(found.check, found.state != "fail", found.what, found.hint)
+    warn = found.state == "warn"
+    return Line(found.check, found.state != "fail", found.what, found.hint, warn)
 
 
-def _broker_lines(connection: Connection | None, host: str | None) -> list[Line]:
-    if connection is None:
-        return looking.broker_lines(None, None)
-    clock = MonotonicClock()
-    transport = connection.transport(clock)
-    # Not a role's id: the doctor must not put anybody off the broker.
-    poses = Topics(connection.fleet).of("pose", host) if host is not None else None
-    filters = () if poses is None else ((poses, 0),)
-    session = Session("doctor", filters, lambda _: None, lambda _: (), fleet=connection.fleet)
-    with closing(transport):
-        try:
-            transport.open(session, 5.0)
-        except RunError as error:
-            return looking.broker_lines(None, connection.url, str(error))
-        lines = looking.broker_lines(lambda: _round_trip(transport), connection.url)
-        return lines if poses is None else [*lines, _pose_line(transport)]
+def _broker_lines(connection: Connection, host: str | None) -> list[Line]:
+    if host is None:
+        found = reach(connection, name="doctor")
+    else:
+        poses = Topics(connection.fleet).of("pose", host)
+        # Not a role's id: the doctor must not put anybody off the broker.
+        found = reach(connection, name="doctor", filters=((poses, 0),), then=_poses)
+    return [_as_line(each) for each in found]
 
 
-def _pose_line(transport: MqttTransport) -> Line:
+def _poses(transport: MqttTransport) -> Finding:
     """Whether a camera tells this host where its robots are, and how old that is; never a fault."""
     ages: dict[str, int] = {}
     end_s = time.monotonic() + POSE_WAIT_S
@@ -576,15 +572,7 @@ def _pose_line(transport: MqttTransport) -> Line:
                 ages = {row.id: row.age_ms for row in decode(Pose, message.payload).r}
     oldest = f"{len(ages)} robots, the oldest {max(ages.values(), default=0)} ms old"
     none = f"none within {POSE_WAIT_S:g} s: no camera, or this login may not read them"
-    return Line("poses", ok=True, seen=oldest if ages else none)
-
-
-def _round_trip(transport: MqttTransport) -> None:
-    heard_s = transport.heard_wall_s
-    transport.ping()
-    deadline_s = time.monotonic() + 2.0
-    while transport.heard_wall_s == heard_s and time.monotonic() < deadline_s:
-        time.sleep(0.0001)
+    return Finding(check="poses", state="ok", what=oldest if ages else none)
 
 
 def _halt_fleet(connection: Connection, why: str) -> tuple[int, set[str], set[str]]:
@@ -625,15 +613,17 @@ def _halt_fleet(connection: Connection, why: str) -> tuple[int, set[str], set[st
     return epoch, answered, online - answered
 
 
-def _report(lines: list[Line], as_json: bool, *, failed_code: int = 2) -> None:
+def _report(lines: list[Line], as_json: bool) -> None:
+    """Print lines; code 1 when one of them failed, warnings are none."""
     rows = [line._asdict() for line in lines]
     failed = [line for line in lines if not line.ok]
     width = max(len(line.name) for line in lines)
     table = []
     for line in lines:
-        table.append(f"{'ok  ' if line.ok else 'FAIL'}  {line.name:<{width}}  {line.seen}")
-        if not line.ok and line.hint:
+        word = "FAIL" if not line.ok else "warn" if line.warn else "ok  "
+        table.append(f"{word}  {line.name:<{width}}  {line.seen}")
+        if word != "ok  " and line.hint:
             table.append(f"      {'':<{width}}  hint: {line.hint}")
     emit({"ok": not failed, "lines": rows}, table, as_json=as_json)
     if failed:
-        raise typer.Exit(failed_code)
+        raise typer.Exit(1)

@@ -55,15 +55,15 @@ def driver_of(board: TextBoard) -> list[str]:
     return ["--driver", "serial", "--settings", f'{{"port": "{board.path}", "answer_s": 0.5}}']
 
 
-def test_doctor_without_anything_attached_is_a_table_with_hints_and_code_2(kofn: Kofn) -> None:
+def test_doctor_without_anything_attached_is_a_table_with_hints_and_code_1(kofn: Kofn) -> None:
     done = kofn.run("hw", "doctor")
-    assert done.returncode == 2
+    assert done.returncode == 1
     assert "Traceback" not in done.stdout + done.stderr
     lines = done.stdout.splitlines()
     failed = [i for i, line in enumerate(lines) if line.startswith("FAIL")]
     assert failed
     assert all("hint: " in lines[i + 1] for i in failed)
-    assert all(line.startswith(("ok ", "FAIL", " ")) for line in lines)
+    assert all(line.startswith(("ok ", "warn", "FAIL", " ")) for line in lines)
 
 
 def test_doctor_looks_at_key_files_and_at_the_camera_s_poses(kofn: Kofn, tmp_path: Path) -> None:
