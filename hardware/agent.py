@@ -197,6 +197,11 @@ class HostAgent:
         return {**self._core.counters, **self._counts}
 
     @property
+    def policies(self) -> tuple[str, ...]:
+        """Local policies that robots act by, or may: of the newest step, before it all held."""
+        return (self._core.policy,) if self._core.policy else tuple(self._core.shelf.have)
+
+    @property
     def holding(self) -> str | None:
         """Why robots are kept from acting until a step is taken; None when they are not."""
         return self._core.refusal

@@ -131,6 +131,7 @@ class HostCore:
         self.counters: Counter[str] = Counter()
         self.latch: Latch | None = None
         self.refusal: str | None = None
+        self.policy = ""  # that the newest live step names, whether obeyed or not
         self.halt_ep = halt_ep
         self.left = False  # LEAVE was obeyed: no step is taken any more
         self._n = len(robots)
@@ -226,6 +227,7 @@ class HostCore:
             text = f"step of epoch {step.ep}, but a controller of epoch {self._highest_ep} was here"
             return self._counted(Verdict.DROP, "step_old_epoch", text)
         self._highest_ep = step.ep
+        self.policy = step.pol
         latch = self.latch
         if latch and (step.ep, step.t) <= (latch.ep, latch.t):
             if (step.ep, step.t) == (latch.ep, latch.t):

@@ -1,11 +1,12 @@
 # SPDX-License-Identifier: MIT
 """`LocalRequests`: the answers of one host to the operator on its own machine."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from kofn.hardware.black_box import BlackBox
+from kofn.hardware.limits_file import RobotLimits
 from kofn.hardware.local_socket import NEEDS_TOKEN, Answer, Ask
 from kofn.hardware.operator_token import token_objection
 from kofn.hardware.preflight_result import preflight_objection
@@ -26,6 +27,10 @@ class LocalRequests:
         Nothing here can hurt, so neither token nor self-test nor preflight is asked for.
     record
         Where requests are written down.
+    limits
+        Those that the robots obey; the preflight must have been about them. None: not compared.
+    policies
+        Returns the local policies that the robots may act by now.
     creep_home
         Lets a robot outside its fence go back; False where it may not move.
     """
@@ -37,17 +42,22 @@ class LocalRequests:
         *,
         simulated: bool = False,
         record: BlackBox | None = None,
+        limits: RobotLimits | None = None,
+        policies: Callable[[], Sequence[str]] = tuple,
         creep_home: Callable[[int], bool] = lambda _: False,
     ) -> None:
         self._safety, self._folder, self._simulated = safety, folder, simulated
         self._record, self._creep_home = record, creep_home
+        self._limits, self._policies = limits, policies
 
     def __call__(self, ask: Ask) -> Answer:
         """Answer one request."""
+        overruled = self._unproven() if ask.op == "arm" and ask.force else []
         why = self._do(ask)
         if self._record is not None and ask.op != "status":
             asked: dict[str, Any] = {"op": ask.op, "robot": ask.robot, "why": why}
-            self._record.write("request", urgent=True, forced=ask.force, **asked)
+            asked |= {"forced": ask.force, "overruled": overruled}
+            self._record.write("request", urgent=True, **asked)
         return Answer(ok=not why, why=why, robots=self._status())
 
     def _do(self, ask: Ask) -> list[str]:
@@ -76,7 +86,8 @@ class LocalRequests:
                 return [objection]
         robot = chosen[0]
         if ask.op == "arm":
-            return self._unproven(force=ask.force) or safety.arm(robot, for_s=ask.for_s)
+            unproven = [] if ask.force else self._unproven()
+            return unproven or safety.arm(robot, for_s=ask.for_s)
         if ask.op == "clear":
             return safety.clear(robot)
         if ask.op == "release":
@@ -85,11 +96,12 @@ class LocalRequests:
             return []
         return ["it may not creep home: it is not armed, or not outside its fence"]
 
-    def _unproven(self, *, force: bool) -> list[str]:
-        """Say what speaks against moving this robot at all; nothing where that was overruled."""
-        if self._simulated or force:
+    def _unproven(self) -> list[str]:
+        """Say what speaks against moving this robot at all."""
+        if self._simulated:
             return []
-        found = selftest_objection(self._folder), preflight_objection(self._folder)
+        preflight = preflight_objection(self._folder, self._limits, self._policies())
+        found = selftest_objection(self._folder), preflight
         return [objection for objection in found if objection is not None]
 
     def _status(self) -> list[dict[str, Any]]:

@@ -4,8 +4,8 @@
 A robot with motors is armed by its operator at the robot, and a scenario must never do that. It
 may for a device that it has made itself: the kind of the host says that it is one, the scenario
 says `arm = true`, and where the driver finds its device is not for the scenario to choose. Arming
-goes the operator's way, by token and local socket, and is in the robot's record as forced: nobody
-has run a self-test.
+goes the operator's way, by token and local socket, and is in the robot's record as forced, with
+what was overruled: nobody has run a self-test or a preflight.
 """
 
 import shutil

@@ -361,8 +361,9 @@ def serve(
     log: HostLog | None,
     guard: HostGuard | None = None,
     transport: Transport | None = None,
+    made: Callable[[HostAgent], object] = lambda _: None,
 ) -> dict[str, int]:
-    """Run a host agent until SIGTERM (returns) or Ctrl-C (raises)."""
+    """Run a host agent until SIGTERM (returns) or Ctrl-C (raises); `made` is told of it first."""
     agent = HostAgent(
         fleet=connection.fleet,
         host=host,
@@ -374,6 +375,7 @@ def serve(
         software=f"kofn {version('kofn')}",
         guard=guard,
     )
+    made(agent)
     return _work(agent)
 
 

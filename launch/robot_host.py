@@ -9,7 +9,7 @@ import os
 import secrets
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
@@ -31,6 +31,9 @@ from kofn.hardware.safety_task import Safety, SafetySettings
 from kofn.launch.parts import Connection, log_of, robot_names, serve
 from kofn.launch.scenario import check_time
 from kofn.launch.seeds import named_seed
+
+if TYPE_CHECKING:
+    from kofn.hardware.agent import HostAgent
 
 LIMITS = "limits.toml"
 EDGE = "vda5050"
@@ -130,17 +133,22 @@ def run_robot(connection: Connection, config: RobotConfig) -> dict[str, int]:
         wire = msgspec.structs.replace(connection, keepalive_s=keepalive_s)
         if folder is None:
             return serve(wire, config.host, bank, clock, config.seed, log, safety)
+        agents: list[HostAgent] = []
         requests = LocalRequests(
             safety,
             folder,
             simulated=simulated,
             record=record,
+            limits=robot_limits or RobotLimits(),
+            policies=lambda: agents[0].policies if agents else (),
             creep_home=lambda _: bank.creep_home(),
         )
         local = LocalSocket(folder / SOCKET, requests)
         try:
             local.open()
-            return serve(wire, config.host, bank, clock, config.seed, log, safety)
+            return serve(
+                wire, config.host, bank, clock, config.seed, log, safety, made=agents.append
+            )
         finally:
             local.close()
             if record is not None:
@@ -164,7 +172,14 @@ def _run_edge(connection: Connection, config: RobotConfig, clock: MonotonicClock
     safety = Safety(
         vehicle_names(settings), clock, config.safety, memory=SafetyMemory(folder), record=record
     )
-    local = LocalSocket(folder / SOCKET, LocalRequests(safety, folder, record=record))
+    agents: list[HostAgent] = []
+    requests = LocalRequests(
+        safety,
+        folder,
+        record=record,
+        policies=lambda: agents[0].policies if agents else (),
+    )
+    local = LocalSocket(folder / SOCKET, requests)
     keepalive_s = max(1, round(config.safety.link_s / 2))
     wire = msgspec.structs.replace(connection, keepalive_s=keepalive_s)
     with log_of(config.log) as log:
@@ -183,7 +198,9 @@ def _run_edge(connection: Connection, config: RobotConfig, clock: MonotonicClock
             )
         try:
             local.open()
-            return serve(wire, config.host, bank, clock, config.seed, log, safety)
+            return serve(
+                wire, config.host, bank, clock, config.seed, log, safety, made=agents.append
+            )
         finally:
             local.close()
             record.close()

@@ -21,6 +21,7 @@ from kofn.controller.link.audit import some
 from kofn.controller.link.clock import MonotonicClock
 from kofn.controller.link.messages import Conn, Ctl, Event, Halt, Pose, decode, encode
 from kofn.controller.link.mqtt import MqttTransport
+from kofn.controller.link.policies import pack_file
 from kofn.controller.link.topics import Topics
 from kofn.controller.link.transport import Session
 from kofn.hardware import doctor as looking
@@ -40,13 +41,14 @@ from kofn.hardware.limits_file import RobotLimits, read_limits
 from kofn.hardware.local_socket import FILE as SOCKET
 from kofn.hardware.local_socket import Ask, Op, ask_agent
 from kofn.hardware.operator_token import make_token
-from kofn.hardware.preflight_result import PreflightResult, write_preflight
+from kofn.hardware.preflight_result import PreflightResult, words, write_preflight
 from kofn.hardware.selftest_result import SelftestResult, write_result
 from kofn.hardware.wheels_up import deadband_of, find_start, show
 from kofn.launch import options
 from kofn.launch.access_options import ANONYMOUS, Access, InsecureLab, with_access
 from kofn.launch.output import emit
 from kofn.launch.parts import Connection, read_credentials
+from kofn.launch.robot_files import read_robot_files
 from kofn.launch.robot_host import LIMITS, state_folder, table_of
 from kofn.launch.verbs_doctor import Finding, certificate, reach
 from kofn.launch.verbs_doctor import clock as find_clock
@@ -382,6 +384,9 @@ def preflight(
     robots: Annotated[int, typer.Option(help="Robots of the physical fleet, n.")],
     k: Annotated[int, typer.Option("--k", help="Robots polled per step.")],
     limits: Annotated[Path | None, typer.Option(help="The robots' limits file.")] = None,
+    fleet_file: Annotated[
+        Path | None, typer.Option(help="Fleet file that lowers the limits of --host.")
+    ] = None,
     arena: options.Arena = "{}",
     host: Annotated[
         str | None, typer.Option(help="Keep the result for the robot of this host here.")
@@ -392,7 +397,8 @@ def preflight(
 ) -> None:
     """Check a policy for real robots against a simulated run; code 1 when it must not be used.
 
-    With --host or --state the robot here remembers it, and `kofn hw arm` asks for it.
+    With --host or --state the robot here remembers it, and `kofn hw arm` asks for it: passed, about
+    the limits that the robot obeys, and about the local policy that it holds.
     """
     from kofn.controller.core.policy import Policy
     from kofn.hardware.ring import RingLayout
@@ -407,12 +413,23 @@ def preflight(
         own = _limits(folder)
     else:
         own = RobotLimits() if limits is None else read_limits(limits)
+    if fleet_file is not None:
+        if host is None:
+            raise InputError("--fleet-file needs --host, the robot to look up")
+        fleets = read_robot_files(host, None, fleet_file, None).limits
+        own = own if fleets is None else own.lowered(fleets)
     loaded = Policy.load(policy)
     lines = check(run, loaded, layout, n=robots, k=k, limits=own)
     if folder is not None:
         failed = [f"{line.name}: {line.seen} ({line.hint})" for line in lines if not line.ok]
         result = PreflightResult(
-            ok=not failed, policy=loaded.sha256, run=str(run), utc=_utc(), failed=failed
+            ok=not failed,
+            policy=loaded.sha256,
+            local=pack_file(loaded.pi_l).digest,
+            limits=words(own),
+            run=str(run),
+            utc=_utc(),
+            failed=failed,
         )
         write_preflight(folder, result)
     _report(lines, json)

@@ -12,18 +12,21 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from kofn.controller.core.errors import InputError, RunError
 from kofn.controller.link.clock import FakeClock, MonotonicClock
+from kofn.hardware.black_box import BlackBox, read_black_box
 from kofn.hardware.driver import DriverError
 from kofn.hardware.drivers import serial_text
 from kofn.hardware.drivers.serial_text import SerialTextDriver
+from kofn.hardware.limits_file import RobotLimits
 from kofn.hardware.local_requests import LocalRequests
 from kofn.hardware.local_socket import Ask, LocalSocket, Op, ask_agent
 from kofn.hardware.lock_file import PortLock
 from kofn.hardware.operator_token import FILE, make_token
-from kofn.hardware.preflight_result import PreflightResult, write_preflight
+from kofn.hardware.preflight_result import PreflightResult, words, write_preflight
 from kofn.hardware.safety_states import Mode
 from kofn.hardware.safety_task import Safety
 from kofn.hardware.selftest_result import SelftestResult, write_result
@@ -80,6 +83,53 @@ def test_arming_takes_token_and_selftest_and_is_for_one_robot(agent: Agent) -> N
     assert "one robot at a time" in agent.ask("arm", None, token=agent.token).why[0]
     assert agent.ask("arm", token=agent.token).ok
     assert (agent.safety.mode(0), agent.safety.mode(1)) == (Mode.ARMED, Mode.DISARMED)
+
+
+def test_arming_asks_whether_limits_and_policy_are_those_of_the_preflight(tmp_path: Path) -> None:
+    fence = [(0.5, -1.0), (2.0, -1.0), (2.0, 1.0)]
+    limits = RobotLimits(v=0.4, geofence=fence)
+    safety = Safety(("a",), FakeClock())
+    safety.self_check()
+    safety.see_pose(0)
+    record = BlackBox(tmp_path, "boot")
+    held: list[str] = []
+    requests = LocalRequests(safety, tmp_path, record=record, limits=limits, policies=lambda: held)
+    token = make_token(tmp_path)
+    stamp = "2026-01-01T00:00:00Z"
+    write_result(tmp_path, SelftestResult(ok=True, driver="d", utc=stamp, failed=[]))
+
+    def arm(*, force: bool = False) -> list[str]:
+        return requests(Ask(op="arm", robot="a", token=token, force=force)).why
+
+    def checked(against: RobotLimits) -> None:
+        result = PreflightResult(
+            ok=True,
+            policy="0" * 64,
+            local="1" * 64,
+            limits=words(against),
+            run="run",
+            utc=stamp,
+        )
+        write_preflight(tmp_path, result)
+
+    for other in (RobotLimits(v=0.5, geofence=fence), RobotLimits(v=0.4), RobotLimits()):
+        checked(other)
+        (why,) = arm()
+        assert why.startswith("the limits are not those of the preflight of 2026-01-01T00:00:00Z")
+    checked(msgspec.structs.replace(limits, w=1.0))  # turn rates are not compared with poses
+    held[:] = ["sha256:" + "2" * 64]
+    (why,) = arm()
+    assert why == (
+        "the local policy in force, 222222222222, is not that of the preflight of "
+        "2026-01-01T00:00:00Z, 111111111111"
+    )
+    assert arm(force=True) == []
+    safety.disarm(0)
+    held[:] = ["sha256:" + "2" * 64, "sha256:" + "1" * 64]  # before the first step: either
+    assert arm() == []
+    record.close()
+    arms = [row for row in read_black_box(tmp_path) if row["kind"] == "request"]
+    assert [(row["forced"], row["overruled"]) for row in arms[-2:]] == [(True, [why]), (False, [])]
 
 
 def test_stopping_needs_no_token_and_leaving_a_stop_does(agent: Agent) -> None:
