@@ -128,7 +128,8 @@ class FleetLink:
         self._pace: Pace = "lockstep"
         self._topics = Topics(config.fleet)
         self._transport = transport
-        self._at_once = transport.in_one_segment if isinstance(transport, Bundling) else nullcontext
+        self.at_once = transport.in_one_segment if isinstance(transport, Bundling) else nullcontext
+        """Context: what is sent in it goes out together at its end, where the transport can."""
         self._clock = clock
         self._record = record
         self._began_s = clock.now()
@@ -310,10 +311,8 @@ class FleetLink:
             self._intake.rounds.append(poll_round)
         ttl_ms = max(1, round(1000 * (poll_round.deadline_s - self._clock.now())))
         polls = poll_round.polls(up_ms=self.up_ms, ttl_ms=ttl_ms, wave=wave)
-        with self._at_once():
-            for host, poll in polls.items():
-                self._transport.publish(self._topics.of("poll", host), encode(poll))
-        for host, poll in polls.items():  # hosts are at work by now
+        for host, poll in polls.items():
+            self._transport.publish(self._topics.of("poll", host), encode(poll))
             self._record.write("poll", poll, host)
         return len(polls)
 
@@ -366,7 +365,7 @@ class FleetLink:
         while not echo.decided:
             began_s = self._clock.now()
             wanted = self._intake.own_ctl + MESSAGES
-            with self._at_once():
+            with self.at_once():
                 for _ in range(MESSAGES):
                     self._transport.publish(message.topic, message.payload)
             give_up_s = began_s + ECHO_WALL_S / wall_of_one_s

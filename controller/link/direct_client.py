@@ -11,7 +11,7 @@ for every host and one from it.
   or see the error and reconnect. So errors are still handled in one thread.
 - `read` waits on the socket itself. The network thread leaves the socket alone meanwhile, and reads
   it again when nobody has called `read` for `PATIENCE_S`: a process that computes for long still
-  answers the broker.
+  answers the broker, and a message that came meanwhile is not taken for one that came just now.
 - What the socket holds is read at once into a buffer. Messages of QoS 0 without properties are
   taken from it here; all other packets go paho's way.
 
@@ -24,7 +24,7 @@ import socket
 import struct
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sized
 from contextlib import suppress
 from typing import Any, NamedTuple
 
@@ -32,8 +32,11 @@ from paho.mqtt.client import Client, MQTTMessageInfo, MQTTv5
 from paho.mqtt.enums import MessageType, MQTTErrorCode
 
 READ_BYTES = 65_536
-PATIENCE_S = 0.2
-"""So long after the last `read` the network thread reads again, wall seconds."""
+PATIENCE_S = 0.05
+"""So long after the last `read` the network thread reads again, wall seconds. By so much a message
+can look younger than it is: far less than any period of robots that move."""
+HANDOVER_S = 0.005
+"""Longest wait of a reader that finds the network thread reading, until it looks again."""
 
 _PUBLISH_QOS_0 = int(MessageType.PUBLISH)
 _RETAIN = 0x01
@@ -119,6 +122,7 @@ class DirectClient(Client):
         self._write_lock = threading.RLock()
         self._read_lock = threading.RLock()
         self._attended_until_s = float("-inf")
+        self._network_reads = False
         super().__init__(*arguments, **options)
         self._told = MQTTMessageInfo(0)  # paho marks each packet as sent; nobody asks for these
         self._properties = b"\x00" if self._protocol == MQTTv5 else b""
@@ -147,19 +151,23 @@ class DirectClient(Client):
             self._wake()
         return True
 
-    def read(self, timeout_s: float) -> None:
+    def read(self, timeout_s: float, queue: Sized = ()) -> None:
         """Take in what comes, waiting at most `timeout_s` wall seconds for it to begin.
 
         Messages go to `on_published` and `on_message`, in this thread. A connection that breaks
-        meanwhile is left to the network thread.
+        meanwhile is left to the network thread. Returns at once while there is something in
+        `queue`, and soon while the network thread still reads: what that takes from the socket
+        wakes nobody here.
         """
-        now_s, sock = time.monotonic(), self._sock
+        sock = self._sock
         if sock is None:
             return
-        unattended = now_s > self._attended_until_s
-        self._attended_until_s = now_s + timeout_s + PATIENCE_S
-        if unattended:
-            self._wake()  # it may be waiting on the same socket
+        self._attended_until_s = time.monotonic() + timeout_s + PATIENCE_S
+        if self._network_reads:
+            self._wake()
+            timeout_s = min(timeout_s, HANDOVER_S)
+        if queue:
+            timeout_s = 0.0
         try:
             if timeout_s > 0 and not select.select([sock], [], [], timeout_s)[0]:
                 return
@@ -195,11 +203,19 @@ class DirectClient(Client):
     def _loop(self, timeout: float = 1.0) -> MQTTErrorCode:
         """One turn of the network thread: all of paho's, or all but reading."""
         sock, woken = self._sock, self._sockpairR
-        if time.monotonic() > self._attended_until_s or sock is None or woken is None:
-            return super()._loop(timeout)
+        self._network_reads = (
+            True  # before the look at who else does, for `read` looks at this after
+        )
+        left_s = self._attended_until_s - time.monotonic()
+        if left_s <= 0 or sock is None or woken is None:
+            try:
+                return super()._loop(timeout)
+            finally:
+                self._network_reads = False
+        self._network_reads = False
         try:
             writing = [sock] if self.want_write() else []
-            ready, writable, _ = select.select([woken], writing, [], PATIENCE_S)
+            ready, writable, _ = select.select([woken], writing, [], min(left_s, timeout))
             if ready:
                 with suppress(BlockingIOError):
                     woken.recv(10_000)

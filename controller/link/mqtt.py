@@ -165,7 +165,7 @@ class MqttTransport:
         left_s = self._clock.to_wall_s(timeout_s)
         end_s = time.monotonic() + left_s
         while isinstance(client := self._client, DirectClient) and self.connected:
-            client.read(max(0.0, left_s))
+            client.read(max(0.0, left_s), self._inbox)
             message = self._inbox.take()
             left_s = end_s - time.monotonic()
             if message is not None or left_s <= 0:

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from wires import ROOT, MqttWire, mute, until
 
-from kofn.controller.link.direct_client import BufferedSocket, Published
+from kofn.controller.link.direct_client import BufferedSocket, DirectClient, Published
 
 NAMES = st.text(alphabet="abz/+é", max_size=9)
 MESSAGES = st.tuples(NAMES, st.binary(max_size=300), st.booleans())
@@ -132,3 +132,33 @@ def test_messages_come_whether_or_not_somebody_waits_for_them(mqtt_wire: MqttWir
     assert second.payload == b"awaited"
     assert time.monotonic() - began_s < 15  # it did not wait for its time to be over
     assert host.statistics["connections"] == 1
+
+
+@pytest.mark.broker
+def test_a_message_that_comes_while_nobody_waits_is_not_taken_for_a_new_one(
+    mqtt_wire: MqttWire,
+) -> None:
+    """A step that lay about for longer than its ttl must not look fresh."""
+    host, controller = mqtt_wire.transport("h1"), mqtt_wire.transport("controller")
+    host.open(mute("h1", "step"))
+    controller.open(mute("controller"))
+    assert host.receive(0.01) is None
+    sent_s = time.monotonic()
+    controller.publish(f"{ROOT}step", b"x")
+    time.sleep(0.6)  # real time: the operating system keeps the message
+    message = host.receive(0.0)
+    assert message is not None
+    assert message.at_s - sent_s < 0.25
+
+
+@pytest.mark.broker
+def test_who_reads_does_not_wait_beside_a_message_that_the_network_thread_has_read(
+    mqtt_wire: MqttWire,
+) -> None:
+    host = mqtt_wire.transport("h1")
+    host.open(mute("h1", "step"))
+    client = host._client
+    assert isinstance(client, DirectClient)
+    began_s = time.monotonic()
+    client.read(20.0, queue=[b"read by the other thread just now"])
+    assert time.monotonic() - began_s < 10
