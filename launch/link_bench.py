@@ -115,15 +115,17 @@ class LinkRow(msgspec.Struct, frozen=True, kw_only=True):
 class TapTransport:
     """The controller's transport, with the times of its steps; may send polls robot by robot."""
 
-    def __init__(self, inner: MqttTransport, *, batched: bool) -> None:
+    def __init__(self, inner: MqttTransport, steps: int, *, batched: bool) -> None:
         self._inner = inner
         self._batched = batched
-        self.sent_s: list[float] = []
+        self._steps = 0
+        self.sent_s = np.full(steps, 0.0)
 
     def publish(self, topic: str, payload: bytes, *, qos: int = 0, retain: bool = False) -> bool:
         """Send."""
         if topic.endswith("/step"):
-            self.sent_s.append(time.monotonic())
+            self.sent_s[self._steps] = time.monotonic()
+            self._steps += 1
         elif not self._batched and "/poll/" in topic:
             poll = decode(Poll, payload)
             for robot in poll.ids:
@@ -204,12 +206,15 @@ def play(
         )
         fleet = list(zip(names, sizes, (user.password for user in users), strict=True))
         processes = stack.enter_context(_hosts(case, started, fleet, workdir))
-        decisions: list[tuple[float, int, int]] = []
+        steps = case.rounds + case.warm_up
+        # Latency (ms), missing, asked. As large from the start as at the end: `link_soak` watches
+        # the memory of this process.
+        decisions = np.full((steps, 3), 0.0)
         complete_s: list[float] = []
         rss = RssLog()
 
         def note(decision: Decision) -> None:
-            decisions.append((decision.latency_ms, decision.missing, len(decision.asked)))
+            decisions[decision.t] = decision.latency_ms, decision.missing, len(decision.asked)
             rss.look()
             progress(decision)
 
@@ -224,6 +229,7 @@ def play(
                 started.url, clock, username="controller", password=controller.password,
                 protocol=started.protocol,
             ),
+            steps,
             batched=case.batched,
         )  # fmt: skip
         loop = ControlLoop(
@@ -246,19 +252,18 @@ def play(
         for t, at_s in report.steps:
             arrived.setdefault(t, []).append(at_s)
     complete = {t: max(at) for t, at in arrived.items() if len(at) == len(reports)}
-    sent = dict(enumerate(transport.sent_s))
     kept = decisions[case.warm_up :]
     return Outcome(
         broker=started.kind,
         summary=summary,
-        latencies_ms=[row[0] for row in kept],
+        latencies_ms=kept[:, 0].tolist(),
         broadcasts_ms=[
-            1000 * (at_s - sent[t])
+            1000 * (at_s - float(transport.sent_s[t]))
             for t, at_s in complete.items()
-            if t >= case.warm_up and t in sent
+            if t >= case.warm_up
         ],
-        missing=sum(row[1] for row in kept) / max(1, sum(row[2] for row in kept)),
-        short_rounds=sum(row[1] > 0 for row in kept),
+        missing=float(kept[:, 1].sum() / max(1.0, kept[:, 2].sum())),
+        short_rounds=int((kept[:, 1] > 0).sum()),
         cpu_s=cpu_s,
         start_s=complete_s[0] - began_s,
         reports=reports,
@@ -394,6 +399,7 @@ def _hosts(
                 fleet=FLEET,
                 hosts=group,
                 period_s=case.period_s,
+                steps=case.rounds + case.warm_up,
                 one_thread=per_robot,
             )
             assert process.stdin is not None  # noqa: S101

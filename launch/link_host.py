@@ -13,6 +13,7 @@ writes a `HostReport` as JSON to stdout.
 import selectors
 import sys
 import time
+from array import array
 from collections.abc import Sequence
 from typing import Any
 
@@ -45,6 +46,7 @@ class HostSpec(msgspec.Struct, frozen=True, kw_only=True):
     fleet: str
     hosts: list[tuple[str, int, str]]
     period_s: float
+    steps: int
     one_thread: bool = False
 
 
@@ -126,12 +128,12 @@ class HopBank:
 
 
 class BenchAgent(HostAgent):
-    """A host agent that notes when steps came."""
+    """A host agent that notes when steps came: `came_s`, shape (steps,), 0 for never."""
 
-    steps: dict[int, float]
+    came_s: npt.NDArray[np.float64]
 
     def _take(self, step: Step, received_s: float) -> None:
-        self.steps[step.t] = max(received_s, self.steps.get(step.t, 0.0))
+        self.came_s[step.t] = max(received_s, self.came_s[step.t])
         super()._take(step, received_s)
 
 
@@ -237,49 +239,53 @@ def rss_mb() -> float:
 
 
 class RssLog:
-    """Resident memory, once a second."""
+    """Resident memory, once a second; in few bytes, for what is measured must not grow by it."""
 
     def __init__(self) -> None:
-        self.rows: list[tuple[float, float]] = []
+        self._values = array("d")
         self._next_s = 0.0
+
+    @property
+    def rows(self) -> list[tuple[float, float]]:
+        """(monotonic seconds, resident MB)."""
+        return list(zip(self._values[::2], self._values[1::2], strict=True))
 
     def look(self) -> None:
         """Note it if it is time."""
         now_s = time.monotonic()
         if now_s >= self._next_s:
             self._next_s = now_s + RSS_EVERY_S
-            self.rows.append((round(now_s, 2), round(rss_mb(), 2)))
+            self._values.extend((round(now_s, 2), round(rss_mb(), 3)))
 
 
 def main() -> None:
     """Take part until SIGTERM."""
     spec = msgspec.json.decode(sys.stdin.buffer.readline(), type=HostSpec)
     stop, rss = StopFlag(), RssLog()
-    steps: dict[int, float] = {}
+    came_s = np.full(spec.steps, 0.0)  # as large from the start as at the end
     agents, cpu_s = (
-        _serve_many(spec, steps, stop, rss)
+        _serve_many(spec, came_s, stop, rss)
         if spec.one_thread
-        else _serve_one(spec, steps, stop, rss)
+        else _serve_one(spec, came_s, stop, rss)
     )
     counters: dict[str, int] = {}
     for agent in agents:
         for name, count in agent.counters.items():
             counters[name] = counters.get(name, 0) + count
-    report = HostReport(
-        steps=sorted(steps.items()), rss=rss.rows, counters=counters, cpu_s=round(cpu_s, 4)
-    )
+    steps = [(t, at_s) for t, at_s in enumerate(came_s.tolist()) if at_s > 0]
+    report = HostReport(steps=steps, rss=rss.rows, counters=counters, cpu_s=round(cpu_s, 4))
     sys.stdout.buffer.write(msgspec.json.encode(report))
 
 
 def _serve_one(
-    spec: HostSpec, steps: dict[int, float], stop: StopFlag, rss: RssLog
+    spec: HostSpec, came_s: npt.NDArray[np.float64], stop: StopFlag, rss: RssLog
 ) -> tuple[list[HostAgent], float]:
     ((name, robots, password),) = spec.hosts
     clock = MonotonicClock()
     transport = MqttTransport(
         spec.url, clock, username=name, password=password, protocol=spec.protocol
     )
-    agent = _agent(spec, name, robots, spec.period_s, transport, clock, steps)
+    agent = _agent(spec, name, robots, spec.period_s, transport, clock, came_s)
     agent.open(30.0)
     settle()
     began_s = time.process_time()
@@ -303,26 +309,26 @@ def _agent(
     period_s: float,
     transport: Any,
     clock: MonotonicClock,
-    steps: dict[int, float],
+    came_s: npt.NDArray[np.float64],
 ) -> BenchAgent:
     names = [f"{name}.r{i}" for i in range(robots)]
     bank = HopBank(names, period_s, clock)
     agent = BenchAgent(
         fleet=spec.fleet, host=name, bank=bank, transport=transport, clock=clock, seed=0
     )
-    agent.steps = steps
+    agent.came_s = came_s
     return agent
 
 
 def _serve_many(
-    spec: HostSpec, steps: dict[int, float], stop: StopFlag, rss: RssLog
+    spec: HostSpec, came_s: npt.NDArray[np.float64], stop: StopFlag, rss: RssLog
 ) -> tuple[list[HostAgent], float]:
     clock = MonotonicClock()
     selector = selectors.DefaultSelector()
     served: list[tuple[PooledTransport, BenchAgent]] = []
     for name, robots, password in spec.hosts:
         transport = PooledTransport(spec, name, password)
-        agent = _agent(spec, name, robots, 0.0, transport, clock, steps)
+        agent = _agent(spec, name, robots, 0.0, transport, clock, came_s)
         agent.open(30.0)
         transport.attend(agent)
         selector.register(transport.socket, selectors.EVENT_READ, transport)

@@ -142,6 +142,8 @@ def _bench_link(
         table = msgspec.to_builtins(report)
         lines = [machine, *(f"{name:24s} {value}" for name, value in table.items())]
         emit({"suite": "link", "machine": machine, "soak": table}, lines, as_json=as_json)
+        if report.failed:
+            raise RunError(f"the soak failed: {report.failed}")
         return
     cases = link_bench.select(names, quick=quick)
     with Progress("bench link", total=len(cases)) as progress:

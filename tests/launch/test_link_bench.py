@@ -6,12 +6,13 @@ import math
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 from kofn_process import Kofn
 
 from kofn.controller.core.errors import RunError
 from kofn.launch.link_bench import Case, measure, play, select, table
-from kofn.launch.link_soak import growth_mb_h, soak
+from kofn.launch.link_soak import Growth, growth, soak, verdict
 
 pytestmark = [
     pytest.mark.broker,
@@ -64,12 +65,40 @@ def test_soak_counts_missed_ticks_and_draws_the_memory_of_all_processes(tmp_path
     assert report.controller_rss_mb > 10
 
 
+def noisy(slope_mb_s: float, seconds: int, seed: int) -> list[tuple[float, float]]:
+    """Memory that wanders by half a megabyte beside its growth."""
+    noise = np.random.default_rng(seed).normal(0.0, 0.5, seconds)
+    return [(float(s), 50 + slope_mb_s * s + float(noise[s])) for s in range(seconds)]
+
+
 def test_growth_is_the_slope_of_the_second_half() -> None:
     steady = [(float(s), 50.0) for s in range(100)]
     filling = [(float(s), min(s, 40.0)) for s in range(100)]
     leaking = [(float(s), 50 + 0.01 * s) for s in range(100)]
-    assert growth_mb_h(steady) == growth_mb_h(filling) == 0.0
-    assert growth_mb_h(leaking) == pytest.approx(36.0)
+    assert growth(steady) == growth(filling) == Growth(0.0, 0.0, 0.0)
+    assert growth(leaking) == pytest.approx((36.0, 36.0, 36.0))
+    assert [growth(series).memory for series in (steady, filling, leaking)] == [
+        "flat",
+        "flat",
+        "grows",
+    ]
+    assert growth(steady[:30]).memory == "undecided"
+
+
+def test_the_interval_of_growth_covers_the_true_slope_and_tells_it_from_none() -> None:
+    grown = [growth(noisy(0.01, 600, seed)) for seed in range(200)]
+    assert sum(one.low <= 36.0 <= one.high for one in grown) >= 194  # 99 %; 193 or less: p = 0.4 %
+    assert all(one.memory == "grows" for one in grown)
+    still = [growth(noisy(0.0, 600, seed)) for seed in range(200)]
+    assert sum(one.memory == "grows" for one in still) <= 5
+
+
+def test_a_soak_fails_by_missed_ticks_or_by_one_process_that_grows() -> None:
+    flat, leak, unclear = Growth(0.1, 0.0, 0.2), Growth(9.0, 3.0, 15.0), Growth(2.0, -5.0, 9.0)
+    assert verdict(0.001, {"a": flat, "b": flat}) == ("flat", "")
+    assert verdict(0.0, {"a": flat, "b": unclear}) == ("undecided", "")
+    assert verdict(0.0, {"a": flat, "b": leak, "c": unclear}) == ("grows", "memory grows in b")
+    assert verdict(0.02, {"a": flat})[1] == "2.00% of the ticks were missed, not 0.1%"
 
 
 def test_soak_of_another_suite_is_refused(kofn: Kofn) -> None:
