@@ -5,13 +5,13 @@
 The peer in the same run is the detector with OpenCV's default settings.
 """
 
-import argparse
 import time
+from dataclasses import dataclass, field
 from typing import Any
 
 import cv2
 import numpy as np
-from measuring import machine
+from measuring import Row, parser, report
 
 from kofn.hardware.localise.detect import Seen, TagDetector
 from kofn.hardware.localise.synthetic import Scene, Studio, make_camera
@@ -36,44 +36,69 @@ class Defaults(TagDetector):
         self._detector: Any = cv2.aruco.ArucoDetector(family, cv2.aruco.DetectorParameters())
 
 
-def measure(name: str, distortion: float, scene: Scene, views: int) -> None:
+def measure(name: str, distortion: float, scene: Scene, views: int) -> list[Row]:
+    """Return a row for each detector, which see the same pictures in turns."""
     camera = make_camera(distortion=distortion)
-    for title, detector in (("ours", TagDetector()), ("OpenCV defaults", Defaults())):
-        missed, lost, errors, turns, times = 0, 0, [], [], []
-        for seed in range(views):
-            studio = Studio(camera, np.random.default_rng(seed))
-            truth = studio.scatter(ROBOTS)
-            picture = studio.shoot(truth, scene)
+    detectors = {"ours": TagDetector(), "OpenCV defaults": Defaults()}
+    found = {title: Sums() for title in detectors}
+    for seed in range(views):
+        studio = Studio(camera, np.random.default_rng(seed))
+        truth = studio.scatter(ROBOTS)
+        picture = studio.shoot(truth, scene)
+        for title, detector in detectors.items():
             tracker = Tracker(camera, dict.fromkeys(ROBOTS, scene.height_m), 1.0)
-            start = time.perf_counter()
+            wall_s, cpu_s = time.perf_counter(), time.process_time()
             seen: Seen = detector.find(picture)
             fixes = tracker.see(seen, 0.0)
-            times.append(1000 * (time.perf_counter() - start))
-            lost += tracker.view is None
-            missed += len(ROBOTS) - len(fixes)
+            sums = found[title]
+            sums.cpu_ms.append(1000 * (time.process_time() - cpu_s))
+            sums.wall_ms.append(1000 * (time.perf_counter() - wall_s))
+            sums.lost += tracker.view is None
+            sums.missed += len(ROBOTS) - len(fixes)
             for i, fix in fixes.items():
-                errors.append(100 * np.hypot(fix.x - truth[i].x, fix.y - truth[i].y))
-                turns.append(np.degrees(abs(np.angle(np.exp(1j * (fix.yaw - truth[i].yaw))))))
-        total = views * len(ROBOTS)
-        error = f"{np.median(errors):.2f} / {max(errors):.2f}" if errors else "-"
-        turn = f"{np.median(turns):.1f} / {max(turns):.1f}" if turns else "-"
-        print(
-            f"| {name} | {title} | {missed} of {total} ({100 * missed / total:.1f} %) | {lost} | "
-            f"{error} | {turn} | {np.median(times):.0f} / {np.percentile(times, 99):.0f} |"
-        )
+                sums.cm.append(100 * float(np.hypot(fix.x - truth[i].x, fix.y - truth[i].y)))
+                turn = np.angle(np.exp(1j * (fix.yaw - truth[i].yaw)))
+                sums.degrees.append(float(np.degrees(abs(turn))))
+    total = views * len(ROBOTS)
+    return [sums.row(name, title, total) for title, sums in found.items()]
+
+
+@dataclass
+class Sums:
+    """What one detector made of one kind of picture."""
+
+    missed: int = 0
+    lost: int = 0
+    cm: list[float] = field(default_factory=list)
+    degrees: list[float] = field(default_factory=list)
+    wall_ms: list[float] = field(default_factory=list)
+    cpu_ms: list[float] = field(default_factory=list)
+
+    def row(self, name: str, title: str, total: int) -> Row:
+        """Return the figures; None for errors where nothing was found."""
+        return {
+            "picture": name,
+            "detector": title,
+            "missed": self.missed,
+            "of": total,
+            "floor not seen": self.lost,
+            "cm p50": float(np.median(self.cm)) if self.cm else None,
+            "cm max": max(self.cm, default=None),
+            "deg p50": float(np.median(self.degrees)) if self.degrees else None,
+            "deg max": max(self.degrees, default=None),
+            "ms p50": float(np.median(self.wall_ms)),
+            "ms p99": float(np.percentile(self.wall_ms, 99)),
+            "cpu ms p50": float(np.median(self.cpu_ms)),
+        }
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--views", type=int, default=200)
-    views = parser.parse_args().views
-    print(machine())
-    print(
-        "| picture | detector | robots missed | floor not seen | error cm median / max | ", end=""
-    )
-    print("angle deg | ms median / p99 |\n|---|---|---|---|---|---|---|")
-    for case in CASES:
-        measure(*case, views)
+    options = parser(__doc__)
+    options.add_argument("--views", type=int, default=200, help="pictures of each kind")
+    arguments = options.parse_args()
+    views = 5 if arguments.quick else arguments.views
+    rows = [row for case in CASES for row in measure(*case, views)]
+    report("overhead camera, 20 robots", rows, as_json=arguments.json)
 
 
 if __name__ == "__main__":

@@ -3,7 +3,8 @@
 
 Drawn from the run folder alone, whole or cut off. Where hosts kept logs the picture shows where all
 robots really were; otherwise what the controller believed, and says so. A control run (random
-dispatcher and robots) is drawn beside it where the folder holds one in `control/`.
+dispatcher and robots) is drawn beside it where the folder holds one in `control/`. A fleet of
+several kinds of hosts gets a table of who took part (`participation`).
 """
 
 from dataclasses import dataclass
@@ -135,18 +136,28 @@ def write_report(folder: Path, control: Path | None = None) -> Path:
     other = control or folder / "control"
     random = _load(other) if (other / "run.mcap").exists() else None
     with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(15, 18), layout="constrained")
+        kinds = run.figures.get("kinds") or {}
+        rows: list[Any] = [
+            ["map", "map"],
+            ["choice", "choice"],
+            ["share", "reward"],
+            ["answers", "latency"],
+        ]
+        heights = [1.5, 0.9, 1.1, 1.0]
+        if kinds:
+            rows.append(["kinds", "kinds"])
+            heights.append(0.1 * (len(kinds) + 2))
+        figure = Figure(figsize=(15, 4 * sum(heights)), layout="constrained")
         figure.get_layout_engine().set(w_pad=0.15, h_pad=0.14)  # type: ignore[union-attr, call-arg]
-        axes = figure.subplot_mosaic(
-            [["map", "map"], ["choice", "choice"], ["share", "reward"], ["answers", "latency"]],
-            height_ratios=[1.5, 0.9, 1.1, 1.0],
-        )
+        axes = figure.subplot_mosaic(rows, height_ratios=heights)
         figure.suptitle(_headline(folder, run), fontsize=17, x=0.01, ha="left")
         _draw_map(axes["map"], run)
         _draw_choice(axes["choice"], run)
         _draw_curves(axes["share"], axes["reward"], run, random)
         _draw_answers(axes["answers"], run)
         _draw_latency(axes["latency"], run)
+        if kinds:
+            _draw_kinds(axes.pop("kinds"), kinds)
         last = max(run.t[-1], run.occupancy()[0][-1])
         for ax in axes.values():
             ax.set_xlim(-0.5, last + 0.5)
@@ -359,3 +370,36 @@ def _draw_latency(ax: "Axes", run: _Run) -> None:
     ax.set_title("Time from the first poll to the last answer")
     ax.set_ylabel("ms of wall time")
     _legend_below(ax)
+
+
+def _draw_kinds(ax: "Axes", kinds: dict[str, dict[str, Any]]) -> None:
+    """Write the table of who took part, one row a kind of host."""
+    from matplotlib.transforms import Bbox
+
+    head = (
+        *("kind of host", "hosts", "robots", "steps taken", "available", "changed zone"),
+        *("polls answered", "events"),
+    )
+    rows = [
+        [
+            kind,
+            str(row["hosts"]),
+            str(row["robots"]),
+            f"{row['steps_taken']:.0%}",
+            f"{row['available']:.0%}",
+            f"{row['changed_zone']} of {row['robots']}",
+            f"{row['answered']} of {row['asked']}",
+            ", ".join(f"{code} {n}" for code, n in sorted(row["events"].items())) or "none",
+        ]
+        for kind, row in kinds.items()
+    ]
+    ax.set_axis_off()
+    ax.set_title("Who took part, by kind of host")
+    widths = (0.15, 0.06, 0.07, 0.1, 0.09, 0.12, 0.13, 0.28)
+    whole = Bbox.from_bounds(0, 0, 1, 1)
+    table = ax.table(rows, colLabels=head, colWidths=widths, cellLoc="left", bbox=whole)
+    table.auto_set_font_size(value=False)
+    table.set_fontsize(12)
+    for (row, _), cell in table.get_celld().items():
+        cell.set_edgecolor("#d0d5dc")
+        cell.set_text_props(weight="bold" if row == 0 else "normal")

@@ -115,7 +115,7 @@ def test_refused_host_blocks_nobody() -> None:
     assert frame_of(made).host_of == {"a": "good"}
 
 
-def test_will_of_an_older_connection_does_not_count() -> None:
+def test_row_14_a_host_whose_will_came_is_not_polled_but_an_older_will_does_not_count() -> None:
     made = book(h=roster("a"))
     made.on_conn("h", conn(connection=2))
     made.on_conn("h", conn(connection=1, state="CONNECTION_BROKEN"))

@@ -11,6 +11,7 @@ import pytest
 from kofn.controller.core.errors import InputError
 from kofn.controller.core.game import Game
 from kofn.controller.link.hostlog import Header, HostLog, StepTaken
+from kofn.controller.record import RunFolder
 from kofn.launch.report import write_report
 from kofn.launch.truth import Truth, mean_reward, read_truth, rewards, share_in_target
 
@@ -133,6 +134,19 @@ def test_report_is_drawn_with_and_without_host_logs_and_control(make_fleet: Any)
     assert write_report(folder).read_bytes() != with_both
     shutil.rmtree(folder / "hosts")
     assert is_picture(write_report(folder))
+
+
+def test_report_of_a_mixed_fleet_has_a_table_of_who_took_part(make_fleet: Any) -> None:
+    folder = finished_run(make_fleet, steps=8)
+    plain = png_height(write_report(folder))
+    row = {"hosts": 1, "robots": 2, "steps_taken": 0.99, "available": 1.0, "changed_zone": 2}
+    row |= {"asked": 9, "answered": 8, "events": {"hold_timer": 1}}
+    RunFolder(folder).update_summary(kinds={"swarm": row, "firmware": row})
+    assert png_height(write_report(folder)) > plain + 100
+
+
+def png_height(path: Path) -> int:
+    return int.from_bytes(path.read_bytes()[20:24], "big")
 
 
 def test_report_of_a_killed_run_needs_the_record_alone(make_fleet: Any, tmp_path: Path) -> None:

@@ -283,7 +283,7 @@ def over_tls(folder: Path, port: int, out: Path, ca: Path) -> list[str]:
     return [path.relative_to(out).as_posix() for path in files]
 
 
-def test_a_board_joins_over_tls_with_its_own_certificate_and_refuses_a_wrong_authority(
+def test_row_16_a_board_joins_over_tls_with_its_own_certificate_and_refuses_a_wrong_authority(
     authority: tuple[Path, int], tmp_path: Path
 ) -> None:
     folder, port = authority

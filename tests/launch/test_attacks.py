@@ -307,7 +307,7 @@ def test_a_host_that_floods_is_in_quarantine_and_nobody_waits_for_it(rig: TlsRig
     assert rig.errors("controller").count("host quarantined host=thief") == 1
 
 
-def test_a_second_controller_of_the_fleet_ends_the_first_by_its_epoch(rig: TlsRig) -> None:
+def test_row_13_a_second_controller_of_the_fleet_ends_the_first_by_its_epoch(rig: TlsRig) -> None:
     """Both have the controller's certificate, hence one name at the broker. The last test."""
     first = rig.processes["controller"]
     rig.start_new_controller()

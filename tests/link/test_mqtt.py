@@ -247,7 +247,7 @@ time.sleep(60)
 """
 
 
-def test_a_host_process_killed_without_warning_leaves_its_will_at_once(
+def test_row_14_a_host_process_killed_without_warning_leaves_its_will_at_once(
     mqtt_wire: MqttWire,
 ) -> None:
     controller = mqtt_wire.transport("controller")

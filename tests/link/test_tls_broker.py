@@ -234,7 +234,7 @@ def test_a_broker_under_another_name_is_refused(plant: Plant) -> None:
     assert "localhost" in sentence.partition("accepted")[2]
 
 
-def test_a_broker_of_another_authority_is_refused(plant: Plant, foreign: Path) -> None:
+def test_row_16_a_broker_of_another_authority_is_refused(plant: Plant, foreign: Path) -> None:
     own = plant.files("h1")
     misled = TlsFiles(foreign / "ca.crt", own.certificate, own.key)
     assert "not accepted" in refused(plant.transport("h1", misled))
@@ -314,7 +314,7 @@ FORGERIES = [
 
 
 @pytest.mark.parametrize("retain", [False, True])
-def test_nothing_that_a_host_forges_arrives_or_is_kept(
+def test_row_16_nothing_that_a_host_forges_arrives_or_is_kept(
     plant: Plant, peers: dict[str, Peer], *, retain: bool
 ) -> None:
     """A spoofed reply, a foreign roster, a retained poll or step, a halt, a policy."""
