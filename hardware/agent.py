@@ -37,7 +37,7 @@ from kofn.controller.link.messages import (
 from kofn.controller.link.topics import Topics, check_host
 from kofn.controller.link.transport import Inbound, Transport
 from kofn.hardware.announce import Announcer
-from kofn.hardware.driver import Bank, IdleBank, SteppedBank, TimedBank
+from kofn.hardware.driver import Bank, IdleBank, LocalisedBank, SteppedBank, TimedBank
 from kofn.hardware.events import Reporter
 from kofn.hardware.guard import HostGuard
 from kofn.hardware.host_core import HostCore, Verdict, target_of
@@ -132,6 +132,7 @@ class HostAgent:
         # Asked once: the look at a Protocol costs as much as all the rest of a step.
         self._stepped = bank if isinstance(bank, SteppedBank) else None
         self._idle = bank.idle if isinstance(bank, IdleBank) else None
+        self._localised = bank if isinstance(bank, LocalisedBank) else None
         self._timed = bank if isinstance(bank, TimedBank) else None
         self._busy = False
         self._controller_s = clock.now()
@@ -343,14 +344,13 @@ class HostAgent:
     def _on_pose(self, message: Inbound) -> None:
         """Hand a localiser's poses to robots that can use them; a pose moves nothing."""
         poses = self._decoded(Pose, message)
-        fix = getattr(self._bank, "fix", None)
-        if poses is None or fix is None:
+        if poses is None or self._localised is None:
             return
         known = set(self._bank.robots)
         for row in poses.r:
             if row.id in known:
                 self._counts["poses"] += 1
-                fix((row.x, row.y, row.yaw), row.age_ms / 1000, row.wait)
+                self._localised.fix((row.x, row.y, row.yaw), row.age_ms / 1000, row.wait)
 
     def _on_policy(self, digest: str, payload: bytes) -> None:
         try:

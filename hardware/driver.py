@@ -174,6 +174,15 @@ class IdleBank(Protocol):
 
 
 @runtime_checkable
+class LocalisedBank(Protocol):
+    """What a bank of one robot may have beside `Bank`: somebody else knows where it is."""
+
+    def fix(self, pose: tuple[float, float, float], age_s: float, wait: bool = False) -> None:
+        """Take a pose (m, m, rad) that was true `age_s` ago; `wait` for others from now on."""
+        ...
+
+
+@runtime_checkable
 class TimedBank(Protocol):
     """What a bank that moves by itself may have beside `Bank`: it says when it has work.
 
