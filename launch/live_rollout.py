@@ -25,6 +25,7 @@ from typing import Any, Protocol
 
 import msgspec
 
+from kofn.controller.availability import RETRY_STEPS
 from kofn.controller.core.errors import InputError, RunError
 from kofn.controller.core.policy import Policy
 from kofn.controller.order_box import Op
@@ -36,6 +37,8 @@ log = logging.getLogger(__name__)
 
 SETTLING_STEPS = 2
 """Steps after an order that are not judged: hosts that resume miss the one that is under way."""
+LATEST_STEPS = SETTLING_STEPS + RETRY_STEPS
+"""Who was asked just before it resumed is not asked again for `RETRY_STEPS`, and lacks so long."""
 LOOK_S = 0.2
 
 
@@ -238,11 +241,14 @@ class LiveRollout:
         row: dict[str, Any] = {"robots": robots, "hosts": list(hosts)}
         self._stages.append(row | figures(steps)._asdict())
         coming = self._new_steps()
-        settled_t = self._last_t + SETTLING_STEPS
+        resumed_t, settled = self._last_t, False
         while len(steps) < self._settings.steps:
             for step in coming:
                 told = [f"{host}: {text}" for host, text in step.troubles if host in hosts]
-                if step.t <= settled_t and not told:  # a fault counts from the first moment
+                age = step.t - resumed_t
+                whole = age > SETTLING_STEPS and step.frame >= robots
+                settled = settled or whole or age > LATEST_STEPS or bool(told)
+                if not settled:  # but a fault counts from the first moment
                     continue
                 bad = faults(step, hosts)
                 found += bad

@@ -59,15 +59,14 @@ class RunningFleet:
         return self._folder.read_summary() is not None
 
 
-def keep_old(run: Path) -> tuple[Path, Policy]:
-    """Copy the policy in force aside, for the run folder will hold the new one."""
-    policy = Policy.load(RunFolder(run).policy)
+def keep_old(run: Path, policy: Policy) -> Path:
+    """Copy the policy in force aside, for the run folder will hold the new one; return where."""
     path = run / f"policy-{policy.sha256[:12]}.npz"
     try:
         shutil.copyfile(run / "policy.npz", path)
     except OSError as error:
         raise RunError(f"cannot write {path}: {error.strerror}") from error
-    return path, policy
+    return path
 
 
 def check_policy(

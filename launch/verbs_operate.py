@@ -126,10 +126,14 @@ def rollout(
     fleet = RunningFleet(run, wait)
     if fleet.over():
         raise InputError(f"the run in {run} is over: nobody is there to take orders")
-    old = keep_old(run)
-    check_policy(run, new, old[1], simulated, arena, limits, force=force)
+    old = Policy.load(run / "policy.npz")
+    check_policy(run, new, old, simulated, arena, limits, force=force)
     result = LiveRollout(
-        fleet, old, (file, new), settings, told=lambda line: typer.echo(line, err=True)
+        fleet,
+        (keep_old(run, old), old),
+        (file, new),
+        settings,
+        told=lambda line: typer.echo(line, err=True),
     ).run()
     note(run, result | {"simulated": str(simulated or ""), "forced": force})
     if not result["complete"]:

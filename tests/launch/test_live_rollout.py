@@ -47,7 +47,7 @@ class FakeFleet:
         self.deaf: set[str] = set()
         self.answers = 1.0
         self.share = [1.0, 0, 0, 0]
-        self.out = set(out)
+        self.out, self.away = set(out), set[str]()
         self._trouble = trouble
         self.sha256 = OLD.sha256
         self._news: list[tuple[str, Recorded]] = [("", CTL)]
@@ -76,7 +76,7 @@ class FakeFleet:
             rows = [Row(name, None, Flag.UNAVAILABLE, 0) for name in loose if name in self.out]
             if rows:
                 news.append(("", Reply(ep=1, t=self.t, q="0" * 16, b="b", n=1, r=rows)))
-            there = [name for name in loose if name not in self.out]
+            there = [name for name in loose if name not in self.out | self.away]
             news.append(("", self._decision(there)))
         return [Entry("", host, message, 0) for host, message in news]
 
@@ -245,6 +245,27 @@ def test_robots_that_were_out_before_come_last_and_are_no_faults() -> None:
     result = roll(fleet, stages=(1,))
     assert result["complete"]
     assert [row["hosts"] for row in result["stages"]] == [["b"], ["b", "c", "a"]]
+
+
+def test_a_host_that_was_asked_just_before_it_resumed_is_given_the_time_to_be_asked_again() -> None:
+    resumed: dict[str, int] = {}
+
+    def lag(fleet: FakeFleet) -> list[tuple[str, Recorded]]:
+        """Host b is out of the frame for eleven steps after its resumption, says nothing bad."""
+        if second_stage(fleet):
+            began = resumed.setdefault("b", fleet.t)
+            fleet.away = {"b0", "b1"} if fleet.t < began + 11 else set()
+        return []
+
+    fleet = FakeFleet(lag)
+    result = roll(fleet)
+    assert result["complete"], result["why"]
+
+    def never(fleet: FakeFleet) -> list[tuple[str, Recorded]]:
+        fleet.away = {"b0", "b1"} if second_stage(fleet) else set()
+        return []
+
+    assert "2 faults in 1 steps of 3 robots" in roll(FakeFleet(never))["why"]
 
 
 def test_bad_stages_are_refused_before_anybody_is_held() -> None:
