@@ -301,9 +301,10 @@ def _distance(kernel: "Kernel", other: "Kernel") -> dict[str, float]:
 
 
 def _write_json(path: Path, table: dict[str, Any]) -> None:
-    from kofn.sim.kernel import write_whole
+    from kofn.controller.core.archive import write_whole
 
-    write_whole(path, msgspec.json.format(msgspec.json.encode(table), indent=1) + b"\n")
+    text = msgspec.json.format(msgspec.json.encode(table), indent=1)
+    write_whole(path, text + b"\n", "report")
 
 
 def _story(kernel: "Kernel", result: dict[str, Any]) -> list[str]:

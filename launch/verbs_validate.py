@@ -99,9 +99,11 @@ def validate(
         "seconds": round(time.monotonic() - started, 2),
     }
     if out is not None:
-        from kofn.sim.kernel import write_whole
+        from kofn.controller.core.archive import write_whole
 
-        write_whole(out, msgspec.json.format(msgspec.json.encode(table), indent=1) + b"\n")
+        write_whole(
+            out, msgspec.json.format(msgspec.json.encode(table), indent=1) + b"\n", "report"
+        )
     emit(table, _story(result.rows, table), as_json=json)
     if table["passed"] is False:
         raise typer.Exit(1)

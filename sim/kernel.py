@@ -23,9 +23,6 @@ reads, the rewards and the global kernel of the game it was identified for, and 
 """
 
 import hashlib
-import io
-import json
-import secrets
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
@@ -35,9 +32,9 @@ from typing import Any, Literal
 import msgspec
 import numpy as np
 
+from kofn.controller.core.archive import content_of, pack, read_file, unpack, write_whole
 from kofn.controller.core.errors import InputError
 from kofn.controller.core.game import Game, InitialLaw
-from kofn.controller.core.policy import DAMAGE
 from kofn.sim.motion import MotionKernel
 from kofn.sim.world import BoolArray, FloatArray, IntArray
 
@@ -253,7 +250,6 @@ class Kernel:
             "game": game.name,
             "info": msgspec.to_builtins(self.info),
         }
-        buffer = io.BytesIO()
         arrays: dict[str, Any] = {
             "counts": self.counts,
             "P": self.binned,
@@ -263,10 +259,8 @@ class Kernel:
             "r_l": game.r_l,
             "initial_s_g": law_g,
             "initial_s_l": law_l,
-            "header": np.frombuffer(json.dumps(header, sort_keys=True).encode(), np.uint8),
         }
-        np.savez_compressed(buffer, **arrays)
-        write_whole(path, buffer.getvalue())
+        write_whole(path, pack(arrays, header), "kernel")
 
     @classmethod
     def load(cls, path: Path) -> "Kernel":
@@ -277,28 +271,10 @@ class Kernel:
         InputError
             No such file, another kind of file, or a damaged one.
         """
-        try:
-            data = path.read_bytes()
-        except OSError as error:
-            raise InputError(f"cannot read kernel {path}: {error.strerror}") from None
-        try:
-            with np.load(io.BytesIO(data), allow_pickle=False) as archive:
-                arrays = {name: archive[name] for name in archive.files}
-            header = json.loads(arrays["header"].tobytes())
-            foreign = header.get("format") != FORMAT
-        except (*DAMAGE, AttributeError):
-            raise InputError(f"{path} is not a kofn kernel, or is truncated or damaged") from None
-        if foreign:
-            raise InputError(f"{path} is not a kofn kernel (kofn identify writes them)")
-        if header.get("version") != VERSION:
-            raise InputError(
-                f"{path} has kernel format version {header.get('version')}, known is {VERSION}"
-            )
-        try:
+        arrays, header = unpack(read_file(path, "kernel"), str(path), "kernel", VERSION)
+        with content_of(str(path)):
             kernel = cls._of(arrays, header)
             intact = kernel.sha256 == header["sha256"]
-        except (*DAMAGE, msgspec.ValidationError) as error:
-            raise InputError(f"{path} is damaged: {error}") from None
         if not intact:
             raise InputError(f"{path} is damaged: its content does not match its SHA-256")
         return kernel
@@ -322,7 +298,10 @@ class Kernel:
             horizon=header["horizon"],
             name=header["game"],
         )
-        info = msgspec.convert(header["info"], KernelInfo)
+        try:
+            info = msgspec.convert(header["info"], KernelInfo)
+        except msgspec.ValidationError as error:
+            raise ValueError(error) from error
         return cls(counts, tuple(header["first"]), blank(template), info)
 
 
@@ -370,17 +349,6 @@ def l1_rows(P: FloatArray, Q: FloatArray) -> FloatArray:
         raise InputError(f"kernels of shapes {P.shape} and {Q.shape} cannot be compared")
     distance: FloatArray = np.abs(P - Q).sum(axis=-1)
     return distance
-
-
-def write_whole(path: Path, data: bytes) -> None:
-    """Write a file, completely or not at all."""
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
-    try:
-        temporary.write_bytes(data)
-        temporary.replace(path)
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
-        raise InputError(f"cannot write {path}: {error.strerror}") from None
 
 
 def _normalised(weights: FloatArray) -> FloatArray:

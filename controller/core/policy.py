@@ -31,11 +31,6 @@ SHA-256 of the content, so a damaged file is recognised. Needs numpy alone.
 from __future__ import annotations
 
 import hashlib
-import io
-import json
-import secrets
-import zipfile
-import zlib
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -53,6 +48,7 @@ from kofn.controller.core._arguments import (
     shown,
     weights_table,
 )
+from kofn.controller.core.archive import content_of, pack, read_file, unpack, write_whole
 from kofn.controller.core.belief import Belief, starting_weights
 from kofn.controller.core.errors import InputError
 from kofn.controller.core.game import FloatArray, Game, InitialLaw
@@ -66,21 +62,6 @@ FORMAT = "kofn-policy"
 
 #: Version 2 adds the pair for bare polls; a file without one is written as version 1.
 VERSION = 2
-
-#: What reading a damaged or foreign file can raise inside numpy, zipfile and json.
-DAMAGE = (
-    zipfile.BadZipFile,
-    zlib.error,
-    KeyError,
-    ValueError,
-    TypeError,
-    EOFError,
-    IndexError,
-    NotImplementedError,
-    RuntimeError,
-    OverflowError,
-    MemoryError,
-)
 
 
 class Policy:
@@ -256,7 +237,6 @@ class Policy:
             "name": game.name,
             "provenance": self.provenance,
         }
-        buffer = io.BytesIO()
         arrays: dict[str, Any] = {
             "action": self.action.astype(np.min_scalar_type(game.n_global_actions - 1)),
             "pi_l": self.pi_l,
@@ -273,28 +253,13 @@ class Policy:
             arrays["bare_action"] = self.bare.action.astype(arrays["action"].dtype)
             arrays["bare_pi_l"] = self.bare.pi_l
             arrays["bare_prior"] = self.bare.prior
-        arrays["header"] = np.frombuffer(json.dumps(header, sort_keys=True).encode(), np.uint8)
-        np.savez_compressed(buffer, **arrays)
-        return buffer.getvalue()
+        return pack(arrays, header)
 
     @classmethod
     def from_bytes(cls, data: bytes, source: str = "policy") -> Policy:
         """Return the policy whose file has these bytes; `source` names them in errors."""
-        try:
-            with np.load(io.BytesIO(data), allow_pickle=False) as archive:
-                arrays = {name: archive[name] for name in archive.files}
-            header = json.loads(arrays["header"].tobytes())
-            foreign = header.get("format") != FORMAT
-        except (*DAMAGE, AttributeError):
-            raise InputError(f"{source} is not a kofn policy, or is truncated or damaged") from None
-        if foreign:
-            raise InputError(f"{source} is not a kofn policy")
-        if header.get("version") not in range(1, VERSION + 1):
-            raise InputError(
-                f"{source} has policy format version {header.get('version')}, "
-                f"but 1 to {VERSION} are known"
-            )
-        try:
+        arrays, header = unpack(data, source, "policy", VERSION)
+        with content_of(source):
             alpha = header["alpha"]
             game = Game(
                 arrays["P_g"],
@@ -331,8 +296,6 @@ class Policy:
                 bare=bare,
             )
             intact = policy.sha256 == header["sha256"]
-        except DAMAGE as error:
-            raise InputError(f"{source} is damaged: {error}") from None
         if not intact:
             raise InputError(f"{source} is damaged: its content does not match its SHA-256")
         return policy
@@ -340,21 +303,12 @@ class Policy:
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the policy to a file, completely or not at all."""
         target = check_path("path of the policy", path)
-        temporary = target.with_name(f".{target.name}.{secrets.token_hex(4)}.tmp")
-        try:
-            temporary.write_bytes(self.to_bytes())
-            temporary.replace(target)
-        except OSError as error:
-            temporary.unlink(missing_ok=True)
-            raise InputError(f"cannot write policy {target}: {error.strerror}") from None
+        write_whole(target, self.to_bytes(), "policy")
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Policy:
         """Read a policy file; any damage is an InputError of one sentence."""
-        try:
-            data = check_path("path of the policy", path).read_bytes()
-        except OSError as error:
-            raise InputError(f"cannot read policy {path}: {error.strerror}") from None
+        data = read_file(check_path("path of the policy", path), "policy")
         return cls.from_bytes(data, source=str(path))
 
 

@@ -60,7 +60,7 @@ def test_what_is_no_kernel_for_this_fleet_is_one_sentence(
     torn.write_bytes(kernel_file.read_bytes()[:-40])
     for arguments, sentence in (
         (("no.npz",), "cannot read kernel no.npz: No such file"),
-        ((str(policy_file),), "is not a kofn kernel (kofn identify writes them)"),
+        ((str(policy_file),), "is not a kofn kernel"),
         ((str(torn),), "is not a kofn kernel, or is truncated or damaged"),
         ((str(kernel_file), "--n", "40"), "was identified for 30 robots, not for 40 (--force"),
         (("kernel",), "not a kernel file (.npz)"),
