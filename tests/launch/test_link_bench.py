@@ -1,17 +1,26 @@
 # SPDX-License-Identifier: MIT
 """`kofn bench link`, at sizes that say nothing of speed."""
 
+import gc
 import json
 import math
 import shutil
+import tracemalloc
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
 from kofn_process import Kofn
 
 from kofn.controller.core.errors import RunError
+from kofn.controller.link.clock import MonotonicClock
+from kofn.controller.link.messages import Poll, Step, encode
+from kofn.controller.link.policies import pack_file
+from kofn.controller.link.transport import Inbound, Outbound, Session
 from kofn.launch.link_bench import Case, measure, play, select, table
+from kofn.launch.link_host import ACTIONS, ZONES, BenchAgent, HopBank
 from kofn.launch.link_soak import Growth, growth, soak, verdict
 
 pytestmark = [
@@ -99,6 +108,64 @@ def test_a_soak_fails_by_missed_ticks_or_by_one_process_that_grows() -> None:
     assert verdict(0.0, {"a": flat, "b": unclear}) == ("undecided", "")
     assert verdict(0.0, {"a": flat, "b": leak, "c": unclear}) == ("grows", "memory grows in b")
     assert verdict(0.02, {"a": flat})[1] == "2.00% of the ticks were missed, not 0.1%"
+
+
+class NoWire:
+    """A transport that carries nothing."""
+
+    connected = True
+    statistics: ClassVar[dict[str, int]] = {}
+
+    def open(self, session: Session, timeout_s: float = 10.0) -> None:
+        """Nothing to open."""
+
+    def publish(self, topic: str, payload: bytes, *, qos: int = 0, retain: bool = False) -> bool:
+        """Forget it."""
+        return True
+
+    def receive(self, timeout_s: float) -> None:
+        """Nothing comes."""
+
+    def close(self, farewell: Sequence[Outbound] = ()) -> None:
+        """Nothing to close."""
+
+
+@pytest.mark.slow
+def test_a_host_holds_no_more_after_many_steps_than_after_some() -> None:
+    steps, names, clock = 4000, [f"r{i}" for i in range(200)], MonotonicClock()
+    agent = BenchAgent(
+        fleet="f",
+        host="h",
+        bank=HopBank(names, 0.0, clock),
+        transport=NoWire(),
+        clock=clock,
+        seed=0,
+    )
+    agent.came_s = np.full(steps, 0.0)
+    policy = pack_file(np.full((ZONES, ZONES, ACTIONS), 1 / ACTIONS))
+    for digest, payload in policy.messages.items():
+        agent.on_message(Inbound(f"kofn1/f/pol/{digest}", payload, True, clock.now()))
+    common: dict[str, Any] = {"ep": 1, "ttl": 60_000}
+    held: list[int] = []
+    tracemalloc.start()
+    try:
+        for t in range(steps):
+            now_s, up = clock.now(), int(1000 * clock.now())
+            step = Step(
+                t=t, up=up, g=0, u=0, pol=f"sha256:{policy.digest}", k=9, m=(9, 0, 0, 0), **common
+            )
+            ids = [names[(t + i) % 200] for i in range(9)]
+            poll = Poll(t=t, up=up, q=f"{t:016x}", w=1, ids=ids, **common)
+            agent.on_message(Inbound("kofn1/f/step", encode(step), False, now_s))
+            agent.on_message(Inbound("kofn1/f/poll/h", encode(poll), False, now_s))
+            agent.on_time()
+            if t in (1000, steps - 1):
+                gc.collect()
+                held.append(tracemalloc.get_traced_memory()[0])
+    finally:
+        tracemalloc.stop()
+    assert agent.counters["polls_answered"] == steps
+    assert held[1] - held[0] < 30_000  # one float kept a step would be 72 kB
 
 
 def test_soak_of_another_suite_is_refused(kofn: Kofn) -> None:
