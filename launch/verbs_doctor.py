@@ -17,7 +17,7 @@ import msgspec
 import typer
 
 from kofn.controller.core.errors import RunError
-from kofn.controller.echo import NAGLE_MS
+from kofn.controller.echo import MESSAGES, Echo
 from kofn.controller.link.clock import MonotonicClock
 from kofn.controller.link.mqtt import MqttTransport
 from kofn.controller.link.transport import Session
@@ -28,7 +28,6 @@ from kofn.launch.parts import Connection
 
 DESCRIPTORS = 4096
 """Enough for a broker of our own with some thousand connections."""
-ECHOES = 50
 ECHO_WAIT_S = 2.0
 WARN_DAYS = 30
 BUILT_YEAR = 2026
@@ -168,20 +167,20 @@ def reach(
 
 
 def _echo(transport: MqttTransport) -> Finding:
-    took_ms = []
-    for _ in range(ECHOES):
-        began_s = time.monotonic()
-        transport.ping()
-        while transport.heard_wall_s < began_s:
-            if time.monotonic() - began_s > ECHO_WAIT_S:
-                what = f"no answer within {ECHO_WAIT_S:g} s"
-                return Finding(check="echo", state="fail", what=what, hint="a bad network")
-            time.sleep(0.0001)
-        took_ms.append(1000 * (time.monotonic() - began_s))
+    echo, took_ms = Echo(), []
+    while not echo.decided:
+        one_ms = transport.echo(MESSAGES, ECHO_WAIT_S)
+        if one_ms is None:
+            what = f"no answer within {ECHO_WAIT_S:g} s"
+            return Finding(check="echo", state="fail", what=what, hint="a bad network")
+        echo.add(one_ms)
+        took_ms.append(one_ms)
     middle, slow = statistics.median(took_ms), statistics.quantiles(took_ms, n=100)[98]
-    what = f"round trip p50 {middle:.2f} ms, p99 {slow:.2f} ms of {ECHOES}"
-    least, most = NAGLE_MS
-    if least <= middle <= most:
+    what = (
+        f"{MESSAGES} messages there and back: p50 {middle:.2f} ms, p99 {slow:.2f} ms of "
+        f"{len(took_ms)}"
+    )
+    if echo.nagle:
         hint = "Nagle's algorithm on the broker: set_tcp_nodelay true (docs/brokers.md)"
         return Finding(check="echo", state="warn", what=what, hint=hint)
     return Finding(check="echo", state="ok", what=what)

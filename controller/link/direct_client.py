@@ -151,6 +151,12 @@ class DirectClient(Client):
             self._wake()
         return True
 
+    def flush(self) -> None:
+        """Write what paho's own methods left to the network thread."""
+        if self._sock is not None and self.want_write():
+            self._packet_write()
+            self._wake()  # for the rest, or for an error
+
     def read(self, timeout_s: float, queue: Sized = ()) -> None:
         """Take in what comes, waiting at most `timeout_s` wall seconds for it to begin.
 

@@ -106,6 +106,7 @@ class MqttTransport:
         self._sent = 0
         self._unsent = 0
         self._heard_wall_s = float("-inf")
+        self._pongs = 0
 
     def open(self, session: Session, timeout_s: float = 10.0) -> None:
         """Connect, subscribe, announce; a broker that is not there yet is waited for.
@@ -203,6 +204,21 @@ class MqttTransport:
         if client is not None and self.connected:
             client.unsubscribe(_PING_TOPIC)
 
+    def echo(self, pings: int, timeout_s: float) -> float | None:
+        """Milliseconds until so many pings that leave in one piece are answered; None: too long.
+
+        For a process that does not `receive` meanwhile. `timeout_s` in wall seconds.
+        """
+        began_s, wanted = time.monotonic(), self._pongs + pings
+        with self.in_one_segment():
+            for _ in range(pings):
+                self.ping()
+        while self._pongs < wanted:
+            if time.monotonic() - began_s > timeout_s:
+                return None
+            time.sleep(0.0001)
+        return 1000 * (time.monotonic() - began_s)
+
     @contextmanager
     def in_one_segment(self) -> Iterator[None]:
         """Hold back what is published meanwhile and send it in one piece (Linux without TLS).
@@ -210,8 +226,9 @@ class MqttTransport:
         A broker that reads several messages at once answers at once: whether it then holds back
         small packets can be seen, where messages one by one hide it by chance.
         """
-        sock: Any = self._client.socket() if isinstance(self._client, DirectClient) else None
-        if sock is None or not hasattr(socket, "TCP_CORK"):
+        client = self._client
+        sock: Any = client.socket() if isinstance(client, DirectClient) else None
+        if not isinstance(client, DirectClient) or sock is None or not hasattr(socket, "TCP_CORK"):
             yield
             return
         with suppress(OSError):  # closed meanwhile: nothing is sent either
@@ -220,6 +237,7 @@ class MqttTransport:
             yield
         finally:
             with suppress(OSError):
+                client.flush()
                 sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_CORK, 0)
 
     @property
@@ -372,6 +390,7 @@ class MqttTransport:
 
     def _on_pong(self, *_: Any) -> None:
         self._heard_wall_s = time.monotonic()
+        self._pongs += 1
 
     def _on_message(self, _: Client, __: Any, message: MQTTMessage) -> None:
         self._heard_wall_s = time.monotonic()

@@ -2,7 +2,9 @@
 """`kofn doctor` on a machine that is well, and on some that are not."""
 
 import json
+import shutil
 import socket
+import subprocess
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -11,8 +13,8 @@ from kofn_process import Kofn
 
 from kofn.controller.link.broker import BrokerUser, start_broker
 from kofn.controller.link.enrolment import create
-from kofn.launch.parts import write_credentials
-from kofn.launch.verbs_doctor import certificate, clock
+from kofn.launch.parts import Connection, write_credentials
+from kofn.launch.verbs_doctor import certificate, clock, reach
 
 NOW = datetime.now(UTC)
 
@@ -46,3 +48,25 @@ def test_certificates_and_a_clock_of_the_past(tmp_path: Path) -> None:
     assert certificate(tmp_path / "none.crt", NOW).state == "fail"
     assert clock(NOW).state == "ok"
     assert clock(datetime(1970, 1, 2, tzinfo=UTC)).state == "fail"
+
+
+@pytest.mark.broker
+@pytest.mark.parametrize(("nodelay", "state"), [("false", "warn"), ("true", "ok")])
+def test_a_broker_that_holds_back_small_packets_is_named(
+    tmp_path: Path, nodelay: str, state: str
+) -> None:
+    program = shutil.which("mosquitto")
+    if program is None:
+        pytest.skip("mosquitto is not on PATH: the embedded broker has no such setting")
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    config = tmp_path / "mosquitto.conf"
+    listener = f"listener {port} 127.0.0.1\nallow_anonymous true\n"
+    config.write_text(f"{listener}set_tcp_nodelay {nodelay}\n")
+    with subprocess.Popen([program, "-c", config], stderr=subprocess.DEVNULL) as process:
+        connection = Connection(fleet="f", url=f"mqtt://127.0.0.1:{port}", protocol="5")
+        found = {finding.check: finding for finding in reach(connection)}
+        process.terminate()
+    assert found["broker"].state == "ok"
+    assert found["echo"].state == state
+    assert ("set_tcp_nodelay true" in found["echo"].hint) == (state == "warn")

@@ -93,7 +93,7 @@ def test_doctor_sees_a_board_and_a_broker(kofn: Kofn, board: TextBoard, tmp_path
         done = kofn.run("hw", "doctor", *driver_of(board), "--broker", broker.url)
     assert "opens, motors stopped" in done.stdout
     assert "7.40 V" in done.stdout
-    assert "round trip p50" in done.stdout
+    assert "there and back: p50" in done.stdout
 
 
 def test_selftest_turns_the_wheels_and_keeps_its_result(
