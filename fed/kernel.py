@@ -157,8 +157,17 @@ class Posterior:
     thin: int
 
 
-def posterior(log: RoundLog, deadlines: npt.ArrayLike, *, high_worth: float) -> Posterior:
-    """Return posterior means.
+def posterior(
+    log: RoundLog,
+    deadlines: npt.ArrayLike,
+    *,
+    high_worth: float,
+    rng: np.random.Generator | None = None,
+) -> Posterior:
+    """Return posterior means, or one draw from the posterior.
+
+    Rows are Dirichlet, chances Beta; losses and lengths of rounds, which are positive and of mean
+    about 1, are taken to vary by as much as their mean, so that theirs are Gamma.
 
     Parameters
     ----------
@@ -167,6 +176,8 @@ def posterior(log: RoundLog, deadlines: npt.ArrayLike, *, high_worth: float) -> 
         Deadline of each call as a multiple of the speed limit.
     high_worth : float
         Prior loss of a client of high value, relative to one of low value.
+    rng : Generator, optional
+        Where a draw comes from; without one, means are returned.
     """
     bins, S = log.bins, log.bins.n_states
     limits = np.asarray(deadlines, dtype=np.float64)
@@ -182,8 +193,8 @@ def posterior(log: RoundLog, deadlines: npt.ArrayLike, *, high_worth: float) -> 
             _, speed = bins.split(state - 1)
             after[1 + bins.index(0, speed)] += 0.95
         prior_trained[state] = after
-    rest = _mean(PRIOR_MOVES * prior_rest + log.rest)
-    trained = _mean(PRIOR_MOVES * prior_trained + log.trained)
+    rest = _rows(PRIOR_MOVES * prior_rest + log.rest, rng)
+    trained = _rows(PRIOR_MOVES * prior_trained + log.trained, rng)
     on_time = np.zeros((len(limits), n_speeds, log.n_efforts))
     for speed in range(n_speeds):
         for effort in range(1, log.n_efforts):
@@ -192,23 +203,36 @@ def posterior(log: RoundLog, deadlines: npt.ArrayLike, *, high_worth: float) -> 
             quick = (speed + 1) / n_speeds if effort == log.n_efforts - 1 else 1.0
             guess = np.clip(limits * quick / (1 + limits), 0.1, 0.95)
             early = np.searchsorted(kept, limits, side="right")
-            on_time[:, speed, effort] = (PRIOR_TIMES * guess + early) / (PRIOR_TIMES + len(kept))
+            on_time[:, speed, effort] = _chance(
+                PRIOR_TIMES * guess + early, PRIOR_TIMES * (1 - guess) + len(kept) - early, rng
+            )
     # Less work is never later: what is known of full efforts holds for partial ones at least.
     on_time = np.maximum.accumulate(on_time[:, :, ::-1], axis=2)[:, :, ::-1]
     on_time[:, :, 0] = 0.0
     ranks = np.linspace(1.0, high_worth, n_values)
-    value = (PRIOR_VALUE * ranks + log.loss_sum) / (PRIOR_VALUE + log.loss_n)
-    up = (1.0 + log.ups) / (PRIOR_ROUNDS + log.ups + log.stays)
+    value = _amount(PRIOR_VALUE * ranks + log.loss_sum, PRIOR_VALUE + log.loss_n, rng)
+    up = _chance(1.0 + log.ups, PRIOR_ROUNDS - 1.0 + log.stays, rng)
     up[-1] = 0.0
-    seconds = (PRIOR_TIMES * limits + log.call_s) / (PRIOR_TIMES + log.call_n)
+    seconds = _amount(PRIOR_TIMES * limits + log.call_s, PRIOR_TIMES + log.call_n, rng)
     online = np.r_[0.3, np.full(bins.size, 0.7 / bins.size)]
-    shares = _mean(PRIOR_MOVES * online + log.states)
+    shares = _rows(PRIOR_MOVES * online + log.states, rng)
     visits = np.r_[log.rest.sum(axis=1), log.trained[:, 1:].sum(axis=2).ravel()]
     return Posterior(
         rest, trained, on_time, value, up, seconds, shares, int((visits < ENOUGH).sum())
     )
 
 
-def _mean(weights: FloatArray) -> FloatArray:
-    mean: FloatArray = weights / weights.sum(axis=-1, keepdims=True)
-    return mean
+def _rows(weights: FloatArray, rng: np.random.Generator | None) -> FloatArray:
+    drawn = weights if rng is None else np.maximum(rng.standard_gamma(weights), 1e-300)
+    rows: FloatArray = drawn / drawn.sum(axis=-1, keepdims=True)
+    return rows
+
+
+def _chance(yes: FloatArray, no: FloatArray, rng: np.random.Generator | None) -> FloatArray:
+    chance: FloatArray = yes / (yes + no) if rng is None else rng.beta(yes, no)
+    return chance
+
+
+def _amount(total: FloatArray, count: FloatArray, rng: np.random.Generator | None) -> FloatArray:
+    amount: FloatArray = (total if rng is None else rng.standard_gamma(total)) / count
+    return amount

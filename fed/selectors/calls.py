@@ -103,6 +103,13 @@ class CallSelector(BaseSelector):
         self._opening = True
         self.counts: FloatArray = np.zeros(bins.n_states)
 
+    def call_index(self, name: str) -> int:
+        """Return the index of a call, by its name."""
+        names = [known.name for known in self.calls]
+        if name not in names:
+            raise InputError(f"there is no call {name!r}; known are {', '.join(names)}")
+        return names.index(name)
+
     def decide(self, server_round: int, rng: np.random.Generator) -> tuple[int, float]:
         """Return the call in force in this round, and the probability with which it was drawn."""
         raise NotImplementedError

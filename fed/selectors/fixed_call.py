@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from kofn.controller.core.errors import InputError
 from kofn.fed.selectors.calls import CallSelector
 
 if TYPE_CHECKING:
@@ -23,10 +22,7 @@ class FixedCallSelector(CallSelector):
 
     def __init__(self, *, call: str = "all", **settings: Any) -> None:
         super().__init__(**settings)
-        names = [known.name for known in self.calls]
-        if call not in names:
-            raise InputError(f"there is no call {call!r}; known are {', '.join(names)}")
-        self._fixed = names.index(call)
+        self._fixed = self.call_index(call)
 
     def decide(self, server_round: int, rng: np.random.Generator) -> tuple[int, float]:
         """Return the call."""

@@ -20,11 +20,14 @@ from kofn.fed.checks import check_size
 from kofn.fed.game import GameSettings, build_game
 from kofn.fed.kernel import posterior
 from kofn.fed.selectors.calls import CallSelector
+from kofn.fed.selectors.safe import DRAWS, SURE, constant_policy, share_better
+from kofn.fed.streams import stream
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from kofn.controller.core.game import Game
+    from kofn.controller.core.policy import Policy
     from kofn.fed.kernel import Posterior
 
 _LOG = logging.getLogger(__name__)
@@ -38,11 +41,15 @@ class Cancelled(Exception):  # noqa: N818
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Fit:
-    """A game from a log, and what was learned on it."""
+    """A game from a log, and what was learned on it.
+
+    `sure` is the probability that it earns more than the baseline, by the log (`safe`).
+    """
 
     game: Game
     learned: Any
     round: int
+    sure: float = 1.0
 
 
 class Background:
@@ -101,6 +108,10 @@ class LearnedSelector(CallSelector):
     at_once : bool
         Whether a decision holds in the round of its poll instead of the next one. The theory
         announces a call one round ahead.
+    baseline : str
+        Name of a call that is known to be good. It is in force in the warm-up instead of random
+        calls, and again whenever the last model is not surely better (`safe`). None if empty:
+        every model is used.
     settings
         As for `CallSelector`.
     """
@@ -113,9 +124,11 @@ class LearnedSelector(CallSelector):
         refit: Refit = "background",
         game: GameSettings | None = None,
         at_once: bool = False,
+        baseline: str = "",
         **settings: Any,
     ) -> None:
         super().__init__(**settings)
+        self._baseline = self.call_index(baseline) if baseline else None
         if refit not in get_args(Refit):
             raise InputError(f"refit is {refit!r}, not 'background' or 'blocking'")
         self.warm_up = check_size("warm_up", warm_up)
@@ -125,6 +138,7 @@ class LearnedSelector(CallSelector):
         self.at_once = at_once
         self.fit: Fit | None = None
         self.fits = 0
+        self.refused = 0
         self._rounds = 0
         self._next_call: int | None = None
         self._background = Background()
@@ -134,9 +148,11 @@ class LearnedSelector(CallSelector):
         raise NotImplementedError
 
     def adopt(self, fit: Fit) -> None:
-        """Take up a new model."""
-        self.fit = fit
+        """Take up a new model, or return to the baseline where it is not surely better."""
         self.fits += 1
+        trusted = self._baseline is None or fit.sure >= SURE
+        self.refused += not trusted
+        self.fit = fit if trusted else None
 
     def choose(self, moved_by: int, s_g: int) -> int:
         """Return the next call, by the model in use and the counts of the last poll."""
@@ -147,16 +163,17 @@ class LearnedSelector(CallSelector):
         del server_round
         if (ready := self._background.take()) is not None:
             self.adopt(ready)
-        evenly = int(rng.integers(len(self.calls)))
+        if self._baseline is None:
+            first, odds = int(rng.integers(len(self.calls))), 1 / len(self.calls)
+        else:
+            first, odds = self._baseline, 1.0
         if self.fit is None:
             self._next_call = None
-            return evenly, 1 / len(self.calls)
+            return first, odds
         before = self.shape.state(self.phase, self._call)
         if self.at_once:
             return self.choose(before, before), 1.0
-        call, chance = (
-            (evenly, 1 / len(self.calls)) if self._next_call is None else (self._next_call, 1.0)
-        )
+        call, chance = (first, odds) if self._next_call is None else (self._next_call, 1.0)
         self._next_call = self.choose(before, self.shape.state(self.phase, call))
         return call, chance
 
@@ -178,38 +195,48 @@ class LearnedSelector(CallSelector):
         if due < 0 or due % self.refit_every:
             return
         if self.refit == "blocking":
-            self.adopt(self._fit(server_round, lambda: False))
+            self.adopt(self._fit(server_round, lambda: False, *self._prepared(server_round)))
         elif not self._background.busy:
-            found = self.estimate()
-            m, n = self.m, len(self.registered)
+            # The log moves on beneath the thread: all that is read from it is read now.
+            ready = self._prepared(server_round)
 
             def work(stop: Callable[[], bool]) -> Fit:
-                return self._fit(server_round, stop, found, m, n)
+                return self._fit(server_round, stop, *ready)
 
             self._background.start(work)
 
-    def estimate(self) -> Posterior:
-        """Return what the log says now."""
+    def estimate(self, rng: np.random.Generator | None = None) -> Posterior:
+        """Return what the log says now: posterior means, or a draw."""
         deadlines = [call.deadline for call in self.calls]
-        return posterior(self.log, deadlines, high_worth=self.game_settings.high_worth)
+        return posterior(self.log, deadlines, high_worth=self.game_settings.high_worth, rng=rng)
+
+    def _prepared(self, server_round: int) -> tuple[Game, list[Game]]:
+        n = len(self.registered)
+
+        def game(found: Posterior) -> Game:
+            return build_game(self.shape, found, self.game_settings, m=self.m, n=n, k=self.k)
+
+        rng = stream(server_round, "posterior")
+        draws = 0 if self._baseline is None else DRAWS
+        return game(self.estimate()), [game(self.estimate(rng)) for _ in range(draws)]
 
     def _fit(
-        self,
-        server_round: int,
-        stop: Callable[[], bool],
-        found: Posterior | None = None,
-        m: int | None = None,
-        n: int | None = None,
+        self, server_round: int, stop: Callable[[], bool], game: Game, drawn: Sequence[Game]
     ) -> Fit:
-        game = build_game(
-            self.shape,
-            self.estimate() if found is None else found,
-            self.game_settings,
-            m=self.m if m is None else m,
-            n=len(self.registered) if n is None else n,
-            k=self.k,
+        learned = self.learn_game(game, stop)
+        if self._baseline is None:
+            return Fit(game, learned, server_round)
+        efforts = CallSelector.efforts(self, self._baseline)
+        known = constant_policy(game, self._baseline, efforts)
+        sure = share_better(
+            self.as_policy(game, learned), known, drawn, n=len(self.registered), k=self.k
         )
-        return Fit(game, self.learn_game(game, stop), server_round)
+        _LOG.info("event=refit round=%d sure=%.3f used=%s", server_round, sure, sure >= SURE)
+        return Fit(game, learned, server_round, sure)
+
+    def as_policy(self, game: Game, learned: Any) -> Policy:
+        """Return what was learned as a policy, so that it can be compared with the baseline."""
+        raise NotImplementedError
 
     def remembered(self) -> dict[str, Any]:
         """Return what rules that learn remember besides; the model itself in `remembered_fit`."""
@@ -217,6 +244,7 @@ class LearnedSelector(CallSelector):
             **super().remembered(),
             "rounds": self._rounds,
             "fits": self.fits,
+            "refused": self.refused,
             "next_call": self._next_call,
             "fit": None if self.fit is None else self.remembered_fit(self.fit),
         }
@@ -225,6 +253,7 @@ class LearnedSelector(CallSelector):
         """Take it back."""
         super().recall(state)
         self._rounds, self.fits = state["rounds"], state["fits"]
+        self.refused = state.get("refused", 0)
         self._next_call = state["next_call"]
         self.fit = None if state["fit"] is None else self.recall_fit(state["fit"])
 

@@ -27,6 +27,10 @@ if TYPE_CHECKING:
     from kofn.controller.core.game import Game
 
 
+#: Error of a value, in those of one round's training, that is left to G-LEARN without exchanges.
+TOLERANCE = 1e-3
+
+
 class MeanFieldSelector(LearnedSelector):
     """Calls by the policy of `alternating_marl`.
 
@@ -35,7 +39,9 @@ class MeanFieldSelector(LearnedSelector):
     grid : int
         Size of the policy's histogram grid.
     restarts, exchanges : int
-        Starts of the loop besides the greedy one, and exchanges from each.
+        Starts of the loop besides the greedy one, and exchanges from each. With no exchange the
+        policy is G-LEARN's answer to the greedy efforts, with the usual memory: a tenth of the
+        work, and nothing is tuned by episodes.
     seed : int
         Of the episodes in which policies are compared.
     settings
@@ -55,7 +61,8 @@ class MeanFieldSelector(LearnedSelector):
     ) -> None:
         super().__init__(**settings)
         self.grid = check_size("grid", grid, 2)
-        self.restarts, self.exchanges, self.seed = restarts, exchanges, seed
+        self.exchanges = check_size("exchanges", exchanges, 0)
+        self.restarts, self.seed = restarts, seed
         self._decider: Decider | None = None
 
     def learn_game(self, game: Game, stop: Callable[[], bool]) -> Policy:
@@ -68,6 +75,13 @@ class MeanFieldSelector(LearnedSelector):
                 raise Cancelled
 
         n = max(len(self.registered), 1)
+        if self.exchanges == 0:
+            from kofn.controller.core.deployment import USUAL_MEMORY
+            from kofn.controller.core.global_learner import g_learn
+
+            pi_l = greedy_efforts(game)
+            table = g_learn(game, pi_l, self.grid, tol=TOLERANCE)
+            return Policy(game, self.grid, table.action, pi_l, memory=min(self.k, n) + USUAL_MEMORY)
         return alternating_marl(
             game,
             min(self.k, n),
@@ -83,7 +97,12 @@ class MeanFieldSelector(LearnedSelector):
     def adopt(self, fit: Fit) -> None:
         """Take up a new policy; what is believed of the clients stays."""
         super().adopt(fit)
-        self._decider = self._prepare(fit)
+        self._decider = None if self.fit is None else self._prepare(fit)
+
+    def as_policy(self, game: Game, learned: Policy) -> Policy:
+        """Return the policy."""
+        del game
+        return learned
 
     def _prepare(self, fit: Fit) -> Decider:
         from kofn.controller.core.decision import Decider

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from kofn.controller.core.belief import Belief
+from kofn.controller.core.errors import InputError
 from kofn.fed.game import greedy_efforts
 from kofn.fed.selectors.learned import Fit, LearnedSelector
 
@@ -34,6 +35,8 @@ class MyopicSelector(LearnedSelector):
     name = "myopic"
 
     def __init__(self, **settings: Any) -> None:
+        if settings.get("baseline"):
+            raise InputError("selector myopic is a control for learned rules and takes no baseline")
         super().__init__(**settings)
         self._belief: Belief | None = None
         self._tables: tuple[FloatArray, FloatArray] | None = None

@@ -9,20 +9,23 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 
+from kofn.controller.core.errors import InputError
+from kofn.controller.core.game import Game
+from kofn.controller.core.policy import Policy
 from kofn.fed.devices import TraceSettings, synthetic_devices
 from kofn.fed.game import CALLS, FULL, PARTIAL, GameSettings, Shape, build_game, greedy_efforts
 from kofn.fed.kernel import RoundLog, posterior
+from kofn.fed.selectors.fixed_call import FixedCallSelector
 from kofn.fed.selectors.learned import Cancelled
 from kofn.fed.selectors.mean_field import MeanFieldSelector
 from kofn.fed.selectors.myopic import MyopicSelector
+from kofn.fed.selectors.safe import constant_policy, share_better
 from kofn.fed.simulate import Federation, RunRecord, RunSettings, simulate
 from kofn.fed.status import FIVE, SEVEN
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from kofn.controller.core.game import Game
-    from kofn.controller.core.policy import Policy
     from kofn.fed.kernel import Posterior
 
 DEADLINES = [call.deadline for call in CALLS]
@@ -199,6 +202,82 @@ def test_learning_in_a_blocking_run_depends_on_the_seed_alone(kind: Any) -> None
     assert first == once()
     # The opening, four random calls with their probability, one more that was not announced.
     assert [call.split("@")[1:] for call in first[0][:7]] == [[]] + [["0.200"]] * 5 + [[]]
+
+
+def paying(extra: float) -> Game:
+    """Return a game in which call 1 earns so much more than the others, whatever else happens."""
+    game = build_game(Shape(FIVE, CALLS), found(RoundLog(FIVE, 5)), GameSettings(), m=5, n=40, k=12)
+    r_g = np.zeros_like(game.r_g)
+    r_g[:, 1] = extra
+    flat = np.zeros_like(game.r_l)
+    return Game(
+        game.P_g, r_g, game.P_l, flat, game.gamma, initial=game.initial, horizon=game.horizon
+    )
+
+
+def test_a_candidate_is_as_sure_as_the_share_of_drawn_games_in_which_it_earns_more() -> None:
+    game = paying(1.0)
+    efforts = [PARTIAL, FULL, PARTIAL, FULL]
+    known, other = (constant_policy(game, call, efforts) for call in (0, 1))
+    good, bad = paying(1.0), paying(-1.0)
+    assert share_better(other, known, [good] * 4, n=40, k=12) == 1.0
+    assert share_better(other, known, [good, bad, bad, bad], n=40, k=12) == 0.25
+    assert share_better(known, known, [good] * 4, n=40, k=12) == 0.0
+
+
+def test_draws_of_the_posterior_are_spread_around_its_mean_and_narrow_with_rounds() -> None:
+    log = RoundLog(FIVE, 5)
+
+    def spread() -> float:
+        rng = np.random.default_rng(1)
+        drawn = [posterior(log, DEADLINES, high_worth=1.5, rng=rng) for _ in range(300)]
+        mean = found(log)
+        # Punctuality is held monotone in the effort, draw by draw: that moves its mean.
+        for name in ("rest", "trained", "value", "up", "seconds", "shares"):
+            draws = np.array([getattr(one, name) for one in drawn])
+            # The rarest moves are too rare for their spread to be seen in so few draws.
+            near = 5 * draws.std(axis=0) / np.sqrt(300) + 0.01
+            assert (np.abs(draws.mean(axis=0) - getattr(mean, name)) <= near).all(), name
+        return float(np.std([one.on_time[0, 0, FULL] for one in drawn]))
+
+    before = spread()
+    for i in range(100):
+        log.duration(0, FULL, 0.5 if i % 2 else 1.5)
+    assert spread() < before / 3
+
+
+@pytest.mark.parametrize(("sure", "used"), [(0.5, False), (0.97, True)])
+def test_a_model_that_is_not_surely_better_leaves_the_fixed_call_as_it_was(
+    sure: float, used: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("kofn.fed.selectors.learned.share_better", lambda *_, **__: sure)
+
+    class Other(MeanFieldSelector):
+        """Has learned something else than the baseline, whatever the log says."""
+
+        def learn_game(self, game: Game, stop: Callable[[], bool]) -> Policy:
+            policy = super().learn_game(game, stop)
+            return Policy(game, policy.grid, np.full_like(policy.action, 4), policy.pi_l)
+
+    selector = Other(
+        k=12, warm_up=3, refit_every=4, refit="blocking", grid=3, exchanges=0, baseline="both"
+    )
+    got = run(selector, rounds=12)
+    fixed = run(FixedCallSelector(k=12, call="both"), rounds=12)
+    assert selector.fits == 3
+    assert selector.refused == (0 if used else 3)
+    same = [a.chosen == b.chosen for a, b in zip(got.rounds, fixed.rounds, strict=True)]
+    # The warm-up, too, is played under the baseline.
+    assert all(same[:4])
+    assert all(same) is not used
+    assert [r.call for r in got.rounds[5:]] == (["long"] * 7 if used else ["both"] * 7)
+
+
+def test_a_baseline_that_is_no_call_is_refused_in_one_sentence() -> None:
+    with pytest.raises(InputError, match=r"^there is no call 'most'; known are all, high, "):
+        MeanFieldSelector(k=12, baseline="most")
+    with pytest.raises(InputError, match="takes no baseline"):
+        MyopicSelector(k=12, baseline="both")
 
 
 def test_a_malicious_status_is_dropped_and_changes_no_choice() -> None:

@@ -153,9 +153,26 @@ def test_the_study_of_the_repository_is_valid_and_its_tuning_seeds_are_apart() -
     assert {arm.selector for arm in study.arms} == set(SELECTORS)
 
 
+def test_the_second_study_has_seeds_of_its_own_and_the_claims_of_the_first() -> None:
+    first, second = (
+        load_study(ROOT / "benchmarks" / "studies" / f"{name}.toml")[0]
+        for name in ("selectors", "selectors-2")
+    )
+    assert not set(second.seeds) & {*first.seeds, *first.tuning_seeds}
+    same = ("claim", "targets", "partitions", "traces", "train", "m", "horizon_s", "tuning_seeds")
+    assert all(getattr(first, name) == getattr(second, name) for name in same)
+    # Its fixed call is the one that the learned rule begins with.
+    fixed, safe = (
+        next(arm for arm in second.arms if arm.selector == name)
+        for name in ("fixed-call", "mean-field")
+    )
+    assert fixed.settings["call"] == safe.settings["baseline"]
+    assert fixed.sizes == safe.sizes
+
+
 def test_the_command_of_the_page_works(tmp_path: Path) -> None:
     page = (ROOT / "docs" / "federated.md").read_text()
-    (line,) = re.findall(r"^kofn (fed study .*)$", page, re.MULTILINE)
+    (line,) = re.findall(r"^kofn (fed study .*quick.*)$", page, re.MULTILINE)
     words = [str(tmp_path / "quick") if w == "runs/quick" else w for w in shlex.split(line)]
     done = subprocess.run(
         [sys.executable, "-m", "kofn.launch", *words, "--json"],
