@@ -325,8 +325,12 @@ class HostAgent:
         if self._core.see_halt(halt) or stopped:
             self._hold()
         # Answered at once and each time: the operator counts the hosts that heard it.
-        text = f"halt of epoch {halt.ep} by {halt.by}"
-        self._publish("evt", Event(b=self._boot, code="halted", n=1, text=text))
+        in_force = self._core.highest_ep
+        if in_force > self._core.halt_ep:  # who gave it did not know of this controller
+            code, text = "halt_low", f"epoch {in_force} is in force, the halt is of epoch {halt.ep}"
+        else:
+            code, text = "halted", f"halt of epoch {halt.ep} by {halt.by}"
+        self._publish("evt", Event(b=self._boot, code=code, n=1, text=text))
 
     def _on_cmd(self, message: Inbound) -> None:
         cmd = self._decoded(Cmd, message)

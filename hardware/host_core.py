@@ -156,6 +156,11 @@ class HostCore:
         """How often the controller of this epoch says that it is alive; 0: it does not."""
         return self._ctl.beat / 1000 if self._ctl is not None and self._ctl.st == "ONLINE" else 0.0
 
+    @property
+    def highest_ep(self) -> int:
+        """The highest epoch seen, the only one obeyed; -1 before any."""
+        return self._highest_ep
+
     def see_ctl(self, ctl: Ctl) -> bool:
         """Take epoch and hold time from the controller's presence; it starts nothing.
 

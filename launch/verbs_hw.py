@@ -19,7 +19,7 @@ from kofn.controller.core.errors import InputError, RunError
 from kofn.controller.link.address import parse_url
 from kofn.controller.link.audit import some
 from kofn.controller.link.clock import MonotonicClock
-from kofn.controller.link.messages import Conn, Ctl, Event, Halt, Pose, decode, encode
+from kofn.controller.link.messages import Pose, decode
 from kofn.controller.link.mqtt import MqttTransport
 from kofn.controller.link.policies import pack_file
 from kofn.controller.link.topics import Topics
@@ -46,6 +46,7 @@ from kofn.hardware.selftest_result import SelftestResult, write_result
 from kofn.hardware.wheels_up import deadband_of, find_start, show
 from kofn.launch import options
 from kofn.launch.access_options import ANONYMOUS, Access, InsecureLab, with_access
+from kofn.launch.halting import Halting
 from kofn.launch.output import emit
 from kofn.launch.parts import Connection, read_credentials
 from kofn.launch.robot_files import read_robot_files
@@ -71,8 +72,6 @@ DriverName = Annotated[str | None, typer.Option("--driver", help="Name of the dr
 Settings = Annotated[str, typer.Option("--settings", help="Settings of the driver as JSON.")]
 TOKEN_VARIABLE = "KOFN_OPERATOR_TOKEN"  # noqa: S105  the name of a variable
 WheelWay = Literal["forward", "backward"]
-ANSWER_S = 3.0
-REPEAT_S = 0.5
 POSE_WAIT_S = 1.0
 STRAIGHT_M, TURNS = 1.0, 5
 
@@ -203,14 +202,20 @@ def estop(
         return
     assert broker is not None  # noqa: S101
     connection = access.connect(fleet, broker)
-    epoch, answered, silent = _halt_fleet(connection, why)
-    lines = [f"halt of epoch {epoch} is out and kept by the broker"]
-    lines += [f"stopped: {', '.join(sorted(answered)) or 'no host answered'}"]
-    lines += [f"NO ANSWER: {host}" for host in sorted(silent)]
-    result = {"epoch": epoch, "stopped": sorted(answered), "silent": sorted(silent)}
+    halting = _halt_fleet(connection, why)
+    answered, silent = sorted(halting.answered), sorted(halting.silent)
+    lines = [f"halt of epoch {halting.epoch} is out and kept by the broker"]
+    lines += [f"stopped: {', '.join(answered) or 'no host answered'}"]
+    lines += [f"NO ANSWER: {host}" for host in silent]
+    result = {"epoch": halting.epoch, "sure": halting.sure, "stopped": answered, "silent": silent}
     emit(result, lines, as_json=json)
     if silent:
-        raise RunError(f"NO ANSWER from {some(sorted(silent))}: go there and cut the power")
+        raise RunError(f"NO ANSWER from {some(silent)}: go there and cut the power")
+    if not (halting.sure or answered):
+        raise RunError(
+            "nobody said which epoch is in force (no controller, no host): robots that come back "
+            "may not obey this halt; give it again when they do"
+        )
 
 
 @app.command()
@@ -592,42 +597,24 @@ def _poses(transport: MqttTransport) -> Finding:
     return Finding(check="poses", state="ok", what=oldest if ages else none)
 
 
-def _halt_fleet(connection: Connection, why: str) -> tuple[int, set[str], set[str]]:
-    """Publish a halt, repeat it; return its epoch, who answered, who is online and did not."""
+def _halt_fleet(connection: Connection, why: str) -> Halting:
+    """Publish a halt, repeat it, and hear who answers."""
     topics, clock = Topics(connection.fleet), MonotonicClock()
     transport = connection.transport(clock)
     filters = [(topics.ctl, 1), (topics.of("conn", "+"), 1), (topics.halt, 1)]
     filters.append((topics.of("evt", "+"), 0))
-    epoch, halted, online, answered = -1, -1, set[str](), set[str]()
     session = Session("operator", filters, lambda _: None, lambda _: (), fleet=connection.fleet)
     with closing(transport):
         transport.open(session)
-        end_s, next_s, known_s = clock.now() + ANSWER_S, clock.now() + 0.3, clock.now() + 0.3
-        while clock.now() < end_s:
+        halting = Halting(topics, why, clock.now())
+        while not halting.over(clock.now()):
             message = transport.receive(0.05)
-            address = None if message is None else topics.parse(message.topic)
-            if message is not None and address is not None and message.payload:
-                try:
-                    if address.kind == "ctl":
-                        epoch = max(epoch, decode(Ctl, message.payload).ep)
-                    elif address.kind == "halt":
-                        halted = max(halted, decode(Halt, message.payload).ep)
-                    elif address.kind == "conn":
-                        here = decode(Conn, message.payload).st == "ONLINE"
-                        (online.add if here else online.discard)(address.name)
-                    elif address.kind == "evt" and decode(Event, message.payload).code == "halted":
-                        answered.add(address.name)
-                except InputError:
-                    continue
-            if clock.now() >= next_s:
-                # Without a controller's presence: above every halt known, which is new to all.
-                epoch = epoch if epoch >= 0 else halted + 1
-                halt = encode(Halt(ep=epoch, by="operator", why=why[:200]))
-                transport.publish(topics.halt, halt, qos=1, retain=True)
-                next_s = clock.now() + REPEAT_S
-            if clock.now() > known_s + 0.2 and online and online <= answered:
-                break
-    return epoch, answered, online - answered
+            if message is not None:
+                halting.take(message, clock.now())
+            halt = halting.due(clock.now())
+            if halt is not None:
+                transport.publish(halt.topic, halt.payload, qos=halt.qos, retain=halt.retain)
+    return halting
 
 
 def _report(lines: list[Line], as_json: bool) -> None:

@@ -220,7 +220,12 @@ class App:
             self.safety.event("halt", now, "halt of epoch %d by %s" % (halt.ep, halt.by))
             self.box.note(now, self.safety.reason)
         self._keep()
-        await self._event("halted", "halt of epoch %d by %s" % (halt.ep, halt.by))
+        in_force = self.host.highest_ep
+        if in_force > self.host.halt_ep:  # who gave it did not know of this controller
+            text = "epoch %d is in force, the halt is of epoch %d" % (in_force, halt.ep)
+            await self._event("halt_low", text)
+        else:
+            await self._event("halted", "halt of epoch %d by %s" % (halt.ep, halt.by))
 
     async def _on_cmd(self, cmd):
         now = self.clock.now()
