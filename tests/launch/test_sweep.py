@@ -134,6 +134,7 @@ def test_a_sweep_that_is_stopped_keeps_its_rows_and_goes_on(kofn: Kofn) -> None:
     assert [row["train_s"] for row in rows[: len(kept)]] == [row["train_s"] for row in kept]
 
 
+@pytest.mark.slow  # ray takes its half a minute to start
 def test_ray_and_this_machine_give_the_same_results(kofn: Kofn) -> None:
     needs_ray()
     for engine in ("local", "ray"):
