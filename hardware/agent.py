@@ -14,6 +14,7 @@ import logging
 import secrets
 from collections import Counter
 from collections.abc import Callable, Sequence
+from typing import Any
 
 from kofn.controller.core.errors import InputError
 from kofn.controller.link.clock import Clock
@@ -116,7 +117,7 @@ class HostAgent:
         self._guard = guard
         self._link = None if guard is None else LinkWatch(transport, clock, guard.link_s)
         floor_ep, halt_ep = guard.floor() if guard is not None else (-1, -1)
-        self._core = HostCore(
+        self._core = self._make_core(
             host=host,
             boot=self._boot,
             robots=bank.robots,
@@ -148,6 +149,10 @@ class HostAgent:
             "cmd": self._on_cmd,
             "pose": self._on_pose,
         }
+
+    def _make_core(self, **settings: Any) -> HostCore:
+        """Return the state between messages; parameters as for `HostCore`."""
+        return HostCore(**settings)
 
     def open(self, timeout_s: float = 10.0) -> None:
         """Make the robots ready, motors stopped; then connect and announce them.

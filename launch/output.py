@@ -5,6 +5,7 @@ import logging
 import sys
 import time
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any, Self
 
 import msgspec
@@ -18,6 +19,14 @@ def emit(result: dict[str, Any], lines: Iterable[str], *, as_json: bool) -> None
         for line in lines:
             sys.stdout.write(line + "\n")
     sys.stdout.flush()
+
+
+def write_json(path: Path, table: dict[str, Any]) -> None:
+    """Write a result as indented JSON, completely or not at all; raises `InputError`."""
+    from kofn.controller.core.archive import write_whole
+
+    text = msgspec.json.format(msgspec.json.encode(table), indent=1)
+    write_whole(path, text + b"\n", "report")
 
 
 def configure_logging(*, verbose: bool = False) -> None:

@@ -277,17 +277,7 @@ def _run_crowd(connection: Connection, config: SwarmConfig, clock: Clock) -> dic
             host=config.host,
             config=msgspec.to_builtins(msgspec.structs.replace(config, log=None)),
         )
-        agent = CrowdAgent(
-            fleet=connection.fleet,
-            host=config.host,
-            bank=bank,
-            transport=connection.transport(clock),
-            clock=clock,
-            seed=named_seed(config.seed, "actions"),
-            log=log,
-            software=f"kofn {version('kofn')}",
-        )
-        return _work(agent)
+        return serve(connection, config.host, bank, clock, config.seed, log, kind=CrowdAgent)
 
 
 def run_controller(
@@ -362,9 +352,10 @@ def serve(
     guard: HostGuard | None = None,
     transport: Transport | None = None,
     made: Callable[[HostAgent], object] = lambda _: None,
+    kind: type[HostAgent] = HostAgent,
 ) -> dict[str, int]:
     """Run a host agent until SIGTERM (returns) or Ctrl-C (raises); `made` is told of it first."""
-    agent = HostAgent(
+    agent = kind(
         fleet=connection.fleet,
         host=host,
         bank=bank,
@@ -376,11 +367,6 @@ def serve(
         guard=guard,
     )
     made(agent)
-    return _work(agent)
-
-
-def _work(agent: HostAgent) -> dict[str, int]:
-    """Run an agent until SIGTERM (returns) or Ctrl-C (raises)."""
     agent.open()
     settle()
     stop = StopFlag()

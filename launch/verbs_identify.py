@@ -11,7 +11,7 @@ import typer
 
 from kofn.controller.core.errors import InputError
 from kofn.launch import options
-from kofn.launch.output import Progress, emit
+from kofn.launch.output import Progress, emit, write_json
 
 if TYPE_CHECKING:
     from kofn.hardware.arena import Layout
@@ -100,7 +100,7 @@ def identify(
     if other is not None:
         table["l1_to_compared"] = _distance(kernel, other)
     kernel.save(target)
-    _write_json(target.with_suffix(".json"), table)
+    write_json(target.with_suffix(".json"), table)
     result = {"out": str(target), **table, "seconds": round(time.monotonic() - started, 2)}
     emit(result, _story(kernel, result), as_json=json)
 
@@ -298,13 +298,6 @@ def _distance(kernel: "Kernel", other: "Kernel") -> dict[str, float]:
 
     rows = l1_rows(kernel.plain.mean(axis=0), other.plain.mean(axis=0))
     return {"mean": round(float(rows.mean()), 4), "max": round(float(rows.max()), 4)}
-
-
-def _write_json(path: Path, table: dict[str, Any]) -> None:
-    from kofn.controller.core.archive import write_whole
-
-    text = msgspec.json.format(msgspec.json.encode(table), indent=1)
-    write_whole(path, text + b"\n", "report")
 
 
 def _story(kernel: "Kernel", result: dict[str, Any]) -> list[str]:

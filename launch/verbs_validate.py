@@ -10,7 +10,7 @@ import typer
 
 from kofn.controller.core.errors import InputError
 from kofn.launch import options
-from kofn.launch.output import Progress, emit
+from kofn.launch.output import Progress, emit, write_json
 from kofn.launch.verbs_identify import Backend, Robots, Workers, world_config
 
 if TYPE_CHECKING:
@@ -99,11 +99,7 @@ def validate(
         "seconds": round(time.monotonic() - started, 2),
     }
     if out is not None:
-        from kofn.controller.core.archive import write_whole
-
-        write_whole(
-            out, msgspec.json.format(msgspec.json.encode(table), indent=1) + b"\n", "report"
-        )
+        write_json(out, table)
     emit(table, _story(result.rows, table), as_json=json)
     if table["passed"] is False:
         raise typer.Exit(1)

@@ -185,7 +185,7 @@ class CrowdCore(HostCore):
         As for `HostCore`.
     """
 
-    def __init__(self, crowd: Crowd, robots: Sequence[str], **keys: Any) -> None:
+    def __init__(self, crowd: Crowd, *, robots: Sequence[str], **keys: Any) -> None:
         super().__init__(robots=(), **keys)
         self._crowd = crowd
         self._places = {name: i for i, name in enumerate(robots)}
@@ -221,20 +221,8 @@ class CrowdCore(HostCore):
 
 
 class CrowdAgent(HostAgent):
-    """The agent of a crowd; parameters as for `HostAgent`, without a guard."""
+    """The agent of a `CrowdBank`; parameters as for `HostAgent`."""
 
-    def __init__(
-        self, *, bank: CrowdBank, host: str, seed: int, n_targets: int | None = None, **keys: Any
-    ) -> None:
-        super().__init__(bank=bank, host=host, seed=seed, n_targets=n_targets, **keys)
-        self._core = CrowdCore(
-            bank.crowd,
-            bank.robots,
-            host=host,
-            boot=self._boot,
-            shelf=self._core.shelf,
-            n_targets=bank.n_zones if n_targets is None else n_targets,
-            pace=bank.pace,
-            hold_s=3 * bank.option_s,
-            seed=seed,
-        )
+    def _make_core(self, **settings: Any) -> HostCore:
+        assert isinstance(self._bank, CrowdBank)  # noqa: S101  whoever makes the agent chose both
+        return CrowdCore(self._bank.crowd, **settings)

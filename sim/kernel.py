@@ -40,7 +40,7 @@ from kofn.sim.world import BoolArray, FloatArray, IntArray
 
 Symmetry = Literal["none", "ring"]
 
-FORMAT, VERSION = "kofn-kernel", 1
+VERSION = 1
 
 #: Prior pseudo-transitions on each reachable next zone.
 PRIOR = 0.5
@@ -239,8 +239,6 @@ class Kernel:
         game = self.template
         law_g, law_l = game.initial.resolve(game.n_global, game.n_local)
         header = {
-            "format": FORMAT,
-            "version": VERSION,
             "sha256": self.sha256,
             "first": self.first,
             "gamma": game.gamma,
@@ -260,7 +258,7 @@ class Kernel:
             "initial_s_g": law_g,
             "initial_s_l": law_l,
         }
-        write_whole(path, pack(arrays, header), "kernel")
+        write_whole(path, pack(arrays, header, "kernel", VERSION), "kernel")
 
     @classmethod
     def load(cls, path: Path) -> "Kernel":

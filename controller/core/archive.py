@@ -39,10 +39,19 @@ DAMAGE = (
 )
 
 
-def pack(arrays: Mapping[str, Any], header: Mapping[str, object]) -> bytes:
-    """Return the bytes of a file; equal content gives equal bytes."""
+def pack(arrays: Mapping[str, Any], header: Mapping[str, object], kind: str, version: int) -> bytes:
+    """Return the bytes of a file; equal content gives equal bytes.
+
+    Parameters
+    ----------
+    arrays, header
+        What it holds; JSON values.
+    kind, version
+        As for `unpack`; they go into the header.
+    """
     buffer = io.BytesIO()
-    text = json.dumps(header, sort_keys=True).encode()
+    full = {**header, "format": f"kofn-{kind}", "version": version}
+    text = json.dumps(full, sort_keys=True).encode()
     np.savez_compressed(buffer, **arrays, header=np.frombuffer(text, np.uint8))
     return buffer.getvalue()
 

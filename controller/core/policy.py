@@ -58,8 +58,6 @@ if TYPE_CHECKING:
     import os
     from collections.abc import Mapping
 
-FORMAT = "kofn-policy"
-
 #: Version 2 adds the pair for bare polls; a file without one is written as version 1.
 VERSION = 2
 
@@ -225,8 +223,6 @@ class Policy:
         game = self.game
         law_g, law_l = game.initial.resolve(game.n_global, game.n_local)
         header = {
-            "format": FORMAT,
-            "version": 1 if self.bare is None else VERSION,
             "sha256": self.sha256,
             "grid": self.grid,
             "memory": self.memory,
@@ -253,7 +249,7 @@ class Policy:
             arrays["bare_action"] = self.bare.action.astype(arrays["action"].dtype)
             arrays["bare_pi_l"] = self.bare.pi_l
             arrays["bare_prior"] = self.bare.prior
-        return pack(arrays, header)
+        return pack(arrays, header, "policy", 1 if self.bare is None else VERSION)
 
     @classmethod
     def from_bytes(cls, data: bytes, source: str = "policy") -> Policy:

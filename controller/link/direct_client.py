@@ -209,9 +209,7 @@ class DirectClient(Client):
     def _loop(self, timeout: float = 1.0) -> MQTTErrorCode:
         """One turn of the network thread: all of paho's, or all but reading."""
         sock, woken = self._sock, self._sockpairR
-        self._network_reads = (
-            True  # before the look at who else does, for `read` looks at this after
-        )
+        self._network_reads = True  # before the look at who else does: `read` looks in turn
         left_s = self._attended_until_s - time.monotonic()
         if left_s <= 0 or sock is None or woken is None:
             try:

@@ -40,7 +40,7 @@ class MeanFieldSelector(LearnedSelector):
         Size of the policy's histogram grid.
     restarts, exchanges : int
         Starts of the loop besides the greedy one, and exchanges from each. With no exchange the
-        policy is G-LEARN's answer to the greedy efforts, with the usual memory: a tenth of the
+        policy is G-LEARN's answer to the greedy efforts, with the usual memory: far less
         work, and nothing is tuned by episodes.
     seed : int
         Of the episodes in which policies are compared.

@@ -3,10 +3,7 @@
 
 import logging
 import re
-import shutil
 import socket
-import subprocess
-import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
@@ -15,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from plain_broker import plain_broker
 from prometheus_client.parser import text_string_to_metric_families
 
 from kofn.controller.config import ControllerConfig
@@ -127,22 +125,8 @@ class Forgetful:
 @pytest.fixture
 def broker_url(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[str]:
     """A mosquitto without passwords, with or without Nagle's algorithm."""
-    program = shutil.which("mosquitto")
-    if program is None:
-        pytest.skip("mosquitto is not on PATH: the embedded broker has no such setting")
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
-    config = tmp_path / "mosquitto.conf"
-    nodelay = "false" if request.param == "nagle" else "true"
-    config.write_text(
-        f"listener {port} 127.0.0.1\nallow_anonymous true\nset_tcp_nodelay {nodelay}\n"
-    )
-    process = subprocess.Popen([program, "-c", config], stderr=subprocess.DEVNULL)
-    try:
-        yield f"mqtt://127.0.0.1:{port}"
-    finally:
-        process.terminate()
-        process.wait()
+    with plain_broker(tmp_path, nodelay=request.param != "nagle") as broker:
+        yield broker.url
 
 
 def echo_of(url: str) -> float:
@@ -156,14 +140,7 @@ def echo_of(url: str) -> float:
         clock=clock,
         record=Forgetful(),
     )
-    deadline_s = time.monotonic() + 10
-    while True:
-        try:
-            link.open(5.0)
-            break
-        except Exception:
-            if time.monotonic() > deadline_s:
-                raise
+    link.open(5.0)
     try:
         echo_ms = link.measure_echo()
     finally:

@@ -19,16 +19,17 @@ MOSQUITTO = shutil.which(
 
 
 class PlainBroker:
-    """A broker process; `restart` uses the same port."""
+    """A broker process; `start` after `kill` uses the same port."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *, nodelay: bool = True) -> None:
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             self.port = probe.getsockname()[1]
         self.url = f"mqtt://127.0.0.1:{self.port}"
         self._config = folder / "mosquitto.conf"
         self._config.write_text(
-            f"listener {self.port} 127.0.0.1\nallow_anonymous true\nset_tcp_nodelay true\n"
+            f"listener {self.port} 127.0.0.1\nallow_anonymous true\n"
+            f"set_tcp_nodelay {str(nodelay).lower()}\n"
         )
         self.process: Any = None
 
@@ -52,10 +53,10 @@ class PlainBroker:
 
 
 @contextmanager
-def plain_broker(folder: Path) -> Iterator[PlainBroker]:
+def plain_broker(folder: Path, *, nodelay: bool = True) -> Iterator[PlainBroker]:
     if MOSQUITTO is None:
         pytest.skip("needs mosquitto")
-    broker = PlainBroker(folder)
+    broker = PlainBroker(folder, nodelay=nodelay)
     broker.start()
     try:
         yield broker

@@ -4,15 +4,13 @@
 import json
 import re
 import shlex
-import shutil
 import signal
-import socket
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from kofn_process import Kofn, port_is_free, wait_for
+from kofn_process import Kofn
+from plain_broker import plain_broker
 
 ROOT = Path(__file__).resolve().parents[2]
 BROKER_IN_THE_DOCS = "mqtt://127.0.0.1:1883"
@@ -28,20 +26,8 @@ def commands(page: str) -> list[list[str]]:
 @pytest.fixture
 def open_broker(tmp_path: Path) -> Iterator[str]:
     """Somebody else's broker, without passwords."""
-    mosquitto = shutil.which("mosquitto")
-    if mosquitto is None:
-        pytest.skip("mosquitto is not on PATH: the embedded broker always asks for passwords")
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
-    config = tmp_path / "mosquitto.conf"
-    config.write_text(f"listener {port} 127.0.0.1\nallow_anonymous true\nset_tcp_nodelay true\n")
-    process = subprocess.Popen([mosquitto, "-c", config], stderr=subprocess.DEVNULL)
-    try:
-        wait_for(lambda: not port_is_free(port), "mosquitto", timeout_s=10)
-        yield f"mqtt://127.0.0.1:{port}"
-    finally:
-        process.terminate()
-        process.wait()
+    with plain_broker(tmp_path) as broker:
+        yield broker.url
 
 
 def test_the_readme_commands_reach_the_return_they_claim(kofn: Kofn) -> None:

@@ -2,14 +2,13 @@
 """`kofn doctor` on a machine that is well, and on some that are not."""
 
 import json
-import shutil
 import socket
-import subprocess
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 from kofn_process import Kofn
+from plain_broker import plain_broker
 
 from kofn.controller.link.broker import BrokerUser, start_broker
 from kofn.controller.link.enrolment import create
@@ -51,22 +50,13 @@ def test_certificates_and_a_clock_of_the_past(tmp_path: Path) -> None:
 
 
 @pytest.mark.broker
-@pytest.mark.parametrize(("nodelay", "state"), [("false", "warn"), ("true", "ok")])
+@pytest.mark.parametrize(("nodelay", "state"), [(False, "warn"), (True, "ok")])
 def test_a_broker_that_holds_back_small_packets_is_named(
-    tmp_path: Path, nodelay: str, state: str
+    tmp_path: Path, nodelay: bool, state: str
 ) -> None:
-    program = shutil.which("mosquitto")
-    if program is None:
-        pytest.skip("mosquitto is not on PATH: the embedded broker has no such setting")
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
-    config = tmp_path / "mosquitto.conf"
-    listener = f"listener {port} 127.0.0.1\nallow_anonymous true\n"
-    config.write_text(f"{listener}set_tcp_nodelay {nodelay}\n")
-    with subprocess.Popen([program, "-c", config], stderr=subprocess.DEVNULL) as process:
-        connection = Connection(fleet="f", url=f"mqtt://127.0.0.1:{port}", protocol="5")
+    with plain_broker(tmp_path, nodelay=nodelay) as broker:
+        connection = Connection(fleet="f", url=broker.url, protocol="5")
         found = {finding.check: finding for finding in reach(connection)}
-        process.terminate()
     assert found["broker"].state == "ok"
     assert found["echo"].state == state
     assert ("set_tcp_nodelay true" in found["echo"].hint) == (state == "warn")

@@ -1,14 +1,12 @@
 # SPDX-License-Identifier: MIT
 """Fixtures: brokers, and wires over the memory bus and over the brokers."""
 
-import shutil
-import socket
-import subprocess
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
+from plain_broker import plain_broker
 from wires import BROKER_KINDS, WIRE_KINDS, MqttWire, Wire, launch
 
 from kofn.controller.link.broker import Broker
@@ -63,15 +61,5 @@ def wire(request: pytest.FixtureRequest, brokers: Brokers) -> Iterator[Wire]:
 @pytest.fixture
 def open_broker(tmp_path: Path) -> Iterator[str]:
     """A mosquitto that asks for no login, as somebody's own may; its URL."""
-    program = shutil.which("mosquitto")
-    if program is None:
-        pytest.skip("mosquitto is not on PATH")
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        port = server.getsockname()[1]
-    config = tmp_path / "open.conf"
-    config.write_text(f"listener {port} 127.0.0.1\nallow_anonymous true\n")
-    with subprocess.Popen(
-        [program, "-c", str(config)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    ) as process:
-        yield f"mqtt://127.0.0.1:{port}"
-        process.terminate()
+    with plain_broker(tmp_path) as broker:
+        yield broker.url
