@@ -55,10 +55,23 @@ def collect(
     messages: Iterable[Message],
     *,
     timeout_s: float,
+    deadline_s: float | None = None,
     keep: int | None = None,
     clock: Clock,
 ) -> list[Reply]:
-    """Send messages; return what came within `timeout_s`, or once `keep` came without an error."""
+    """Send messages and return the replies of one pass.
+
+    Parameters
+    ----------
+    timeout_s : float
+        The pass ends after so long in any case, s.
+    deadline_s : float, optional
+        It ends after so long if a reply without an error has come by then, s, and otherwise with
+        the first one: to begin anew would be no faster than to wait on.
+    keep : int, optional
+        It ends once so many replies without an error have come.
+    clock : Clock
+    """
     sent = clock.monotonic()
     messages = list(messages)
     # The order is kept; an id that is missing is a message that could not be sent. The sender of a
@@ -69,6 +82,8 @@ def collect(
     replies: list[Reply] = []
     good = 0
     pause = FIRST_PAUSE_S
+    end = sent + timeout_s
+    early = end if deadline_s is None else min(end, sent + deadline_s)
     while waiting:
         now = clock.monotonic()
         for message in grid.pull_messages(sorted(waiting)):
@@ -78,7 +93,7 @@ def collect(
             waiting.discard(key)
             good += not message.has_error()
             replies.append(Reply(message, to[key], now - sent))
-        left = sent + timeout_s - now
+        left = (early if good or now < early else end) - now
         if not waiting or left <= 0 or (keep is not None and good >= keep):
             break
         clock.sleep(min(pause, left))

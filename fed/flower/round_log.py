@@ -34,6 +34,8 @@ class RoundRecord(msgspec.Struct, kw_only=True):
         Clients that answered the poll with an error.
     call : str
         The call in force, where the rule knows calls.
+    deadline_s : float, optional
+        When the round was to end, s from sending the model, what messages take included.
     chosen, arrived : list of str
         Clients that were sent the model, and whose update counted.
     failed : dict of str to str
@@ -58,6 +60,7 @@ class RoundRecord(msgspec.Struct, kw_only=True):
     status_dropped: int = 0
     poll_failed: dict[str, str] = {}
     call: str = ""
+    deadline_s: float | None = None
     chosen: list[str] = []
     arrived: list[str] = []
     failed: dict[str, str] = {}

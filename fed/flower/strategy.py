@@ -8,8 +8,9 @@
 
 Each round: who is online; the poll that the selector wants; its choice; then the inner strategy
 configures the training as if the chosen nodes were all there are (`GridView`), and aggregates what
-arrived. Polls and rounds end at their deadlines, whoever is silent. Messages and replies are sorted
-by client, so that sums do not depend on the order of arrival.
+arrived. Polls and rounds end at their deadlines, whoever is silent; a round without any model by
+then ends with the first. Messages and replies are sorted by client, so that sums do not depend on
+the order of arrival.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from kofn.fed.flower.collecting import Clock, RealClock, Reply, collect
 from kofn.fed.flower.grid_view import GridView
 from kofn.fed.flower.inner import check_inner, grows, least_evaluation_nodes, least_nodes, setting
 from kofn.fed.flower.names import Names
+from kofn.fed.flower.patience import WAIT_ON
 from kofn.fed.flower.polling import poll
 from kofn.fed.flower.round_log import RoundLog, RoundRecord
 from kofn.fed.flower.timekeeping import Measured, Timekeeper, seen
@@ -136,6 +138,7 @@ class SelectedStrategy(Strategy):
         self._model_bytes = 0
         self._replies: dict[str, Reply] = {}
         self._began = 0.0
+        self._grace_s = 0.0
 
     # Flower's interface.
 
@@ -221,6 +224,9 @@ class SelectedStrategy(Strategy):
             self._selection = Selection(clients=())
             return []
         record.call, record.chosen = selection.call, sorted(selection.clients)
+        self._grace_s = self.timekeeper.grace_s
+        if selection.deadline_s is not None:
+            record.deadline_s = self.timekeeper.deadline_s(selection.deadline_s)
         self._sent = None if grows(self.inner) else shapes(arrays)
         view = GridView(grid, [self._ids[name] for name in record.chosen])
         messages = self.inner.configure_train(server_round, arrays, config, view)
@@ -290,12 +296,19 @@ class SelectedStrategy(Strategy):
     def collect_training(self, grid: Grid, messages: Iterable[Message]) -> list[Message]:
         """Send the messages of a round and return what came by its deadline."""
         selection = self._selection
-        limit, keep = self._train_timeout_s, None
+        limit, deadline, keep = self._train_timeout_s, None, None
         if not self.timekeeper.simulated:
-            keep = selection.keep
-            if selection.deadline_s is not None:
-                limit = min(limit, selection.deadline_s)
-        replies = collect(grid, messages, timeout_s=limit, keep=keep, clock=self._clock)
+            deadline, keep = self._record.deadline_s, selection.keep
+            if deadline is not None:
+                limit = min(limit, WAIT_ON * deadline)
+        replies = collect(
+            grid,
+            messages,
+            timeout_s=limit,
+            deadline_s=deadline,
+            keep=keep,
+            clock=self._clock,
+        )
         self._replies = {reply.message.metadata.reply_to_message_id: reply for reply in replies}
         return [reply.message for reply in replies]
 
@@ -372,7 +385,13 @@ class SelectedStrategy(Strategy):
         self.selector.update(
             server_round,
             [
-                outcome(name, seconds[name], says[name] if name in arrived else None, epochs[name])
+                outcome(
+                    name,
+                    seconds[name],
+                    says[name] if name in arrived else None,
+                    epochs[name],
+                    grace_s=self._grace_s,
+                )
                 for name in selection.clients
             ],
         )

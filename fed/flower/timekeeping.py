@@ -2,6 +2,8 @@
 """What time a round takes: as the server measures it, or as the event clock simulates it.
 
 Both return `kofn.fed.clock.Passed`, so selectors see durations of one kind and never the devices.
+Simulated clients know of their whole round, transport included; measured ones know of their work,
+and what messages take comes on top (`Patience`).
 """
 
 from __future__ import annotations
@@ -10,6 +12,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Protocol
 
 from kofn.fed.clock import Passed
+from kofn.fed.flower.patience import Patience
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -28,6 +31,13 @@ class Timekeeper(Protocol):
     @property
     def simulated(self) -> bool:
         """Whether deadlines are kept in simulated time, not by waiting."""
+
+    @property
+    def grace_s(self) -> float:
+        """What messages are granted on top of a deadline, s; 0 in simulated time."""
+
+    def deadline_s(self, own_s: float) -> float:
+        """Return when a round is to end whose clients have `own_s` themselves, s."""
 
     def online(self, names: Sequence[str]) -> list[str]:
         """Return those of the named clients that are online."""
@@ -55,11 +65,21 @@ class Measured:
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
         self._start = clock.monotonic()
+        self._patience = Patience()
 
     @property
     def simulated(self) -> bool:
         """Deadlines are kept by waiting."""
         return False
+
+    @property
+    def grace_s(self) -> float:
+        """Return what messages usually take at most, s."""
+        return self._patience.grace_s
+
+    def deadline_s(self, own_s: float) -> float:
+        """Return the deadline with what messages take."""
+        return self._patience.deadline_s(own_s)
 
     def now(self) -> float:
         """Return the time since this was made, s."""
@@ -72,8 +92,11 @@ class Measured:
     def poll(
         self, request: PollRequest, seen: Passed, *, server_round: int, model_bytes: int
     ) -> Passed:
-        """Return what was seen."""
-        del request, server_round, model_bytes
+        """Return what was seen; replies that cost no work tell what a message takes."""
+        del server_round, model_bytes
+        if request.what != "loss":
+            for seconds in seen.arrived.values():
+                self._patience.took(seconds)
         return seen
 
     def train(
@@ -87,12 +110,14 @@ class Measured:
     ) -> Passed:
         """Return what was seen; beyond `keep`, what came last does not count."""
         del epochs, server_round, model_bytes
+        if selection.deadline_s is not None:
+            self._patience.ended(selection.deadline_s, min(seen.arrived.values(), default=None))
         if selection.keep is None or len(seen.arrived) <= selection.keep:
             return seen
         in_time = sorted(seen.arrived.items(), key=lambda pair: (pair[1], pair[0]))
-        late = dict(in_time[selection.keep :])
+        rest = dict(in_time[selection.keep :])
         return replace(
-            seen, arrived=dict(in_time[: selection.keep]), waited={**seen.waited, **late}
+            seen, arrived=dict(in_time[: selection.keep]), waited={**seen.waited, **rest}
         )
 
 
@@ -126,6 +151,15 @@ class Simulated:
     def simulated(self) -> bool:
         """Deadlines pass in simulated time."""
         return True
+
+    @property
+    def grace_s(self) -> float:
+        """Return 0: what clients believe of themselves includes their messages."""
+        return 0.0
+
+    def deadline_s(self, own_s: float) -> float:
+        """Return the deadline as it is."""
+        return own_s
 
     def now(self) -> float:
         """Return the simulated time, s."""

@@ -99,11 +99,19 @@ def told(message: Message, weight_key: str) -> Told:
     )
 
 
-def outcome(name: str, seconds: float, says: Told | None, epochs: int) -> Outcome:
+def outcome(
+    name: str, seconds: float, says: Told | None, epochs: int, *, grace_s: float = 0.0
+) -> Outcome:
     """Return what the selector is told of a chosen client; `says` is None if it did not arrive."""
     if says is None:
         return Outcome(
-            name=name, duration_s=seconds, loss=None, samples=0, arrived=False, epochs=epochs
+            name=name,
+            duration_s=seconds,
+            loss=None,
+            samples=0,
+            arrived=False,
+            epochs=epochs,
+            grace_s=grace_s,
         )
     return Outcome(
         name=name,
@@ -115,6 +123,7 @@ def outcome(name: str, seconds: float, says: Told | None, epochs: int) -> Outcom
         accuracy=says.accuracy,
         epochs=epochs,
         bin=says.bin,
+        grace_s=grace_s,
     )
 
 

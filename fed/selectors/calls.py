@@ -9,7 +9,8 @@ random, and k < m is not refused: it only polls fewer candidates.
 
 The speed limit L, by which clients find their speed bin and of which deadlines are multiples, is
 the length of the first round (which ends with half of its models), and then follows the polls: it
-moves until `fast_share` of those that reply call themselves fast.
+moves until `fast_share` of those that reply call themselves fast. It stays above what messages
+take (`Outcome.grace_s`): where those dominate, nobody's speed is worth a deadline.
 """
 
 from __future__ import annotations
@@ -90,6 +91,7 @@ class CallSelector(BaseSelector):
         self.recruits = [frozenset(call.recruits(bins)) for call in self.calls]
         self.log = RoundLog(bins, len(self.calls))
         self.limit_s: float | None = None
+        self.grace_s = 0.0
         self.loss: float | None = None
         self.first_loss: float | None = None
         self.phase = 0
@@ -177,6 +179,7 @@ class CallSelector(BaseSelector):
             # A few replies say little: with them the limit moves less.
             step = LIMIT_STEP * min(1.0, len(speeds) / SURE_REPLIES)
             self.limit_s *= math.exp(step * (self.fast_share - share))
+            self.limit_s = max(self.limit_s, self.grace_s)
 
     def select(
         self, server_round: int, online: Sequence[str], m: int, rng: np.random.Generator
@@ -251,6 +254,7 @@ class CallSelector(BaseSelector):
         losses = [o.loss for o in arrived if o.loss is not None]
         mean = float(np.mean(losses)) if losses else None
         seconds = max((o.duration_s for o in outcomes), default=0.0)
+        self.grace_s = max((o.grace_s for o in outcomes), default=self.grace_s)
         if self.limit_s is None:
             if arrived:
                 self.limit_s = max(1e-3, *(o.duration_s for o in arrived))
@@ -283,7 +287,8 @@ class CallSelector(BaseSelector):
                 continue
             value, speed = self.bins.split(state - 1)
             effort = self._trained[outcome.name]
-            share = outcome.duration_s / self.limit_s if outcome.arrived else math.inf
+            own_s = max(outcome.duration_s - outcome.grace_s, 0.0)
+            share = own_s / self.limit_s if outcome.arrived else math.inf
             self.log.duration(speed, effort, share)
             if outcome.arrived and outcome.loss is not None and mean:
                 self.log.loss(self.phase, value, outcome.loss / mean)
@@ -294,6 +299,7 @@ class CallSelector(BaseSelector):
         """Return what all rules with calls remember."""
         return {
             "limit_s": self.limit_s,
+            "grace_s": self.grace_s,
             "loss": self.loss,
             "first_loss": self.first_loss,
             "phase": self.phase,
@@ -308,6 +314,7 @@ class CallSelector(BaseSelector):
         """Take it back."""
         self._pool = sorted(self.registered)
         self.limit_s, self.loss = state["limit_s"], state["loss"]
+        self.grace_s = state.get("grace_s", 0.0)
         self.first_loss, self.phase, self.m = state["first_loss"], state["phase"], state["m"]
         self._call = state["call"]
         self._seen, self._trained = dict(state["seen"]), dict(state["trained"])

@@ -124,7 +124,8 @@ class Selection(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     call : str
         The call in force, for the log; empty where the rule knows no calls.
     deadline_s : float, optional
-        The round ends this long after it began, s; None waits for everybody.
+        The round ends this long after it began, s; None waits for everybody. Where time is
+        measured, what messages take comes on top, and a round without a model waits on for one.
     keep : int, optional
         The round ends once so many have arrived, and only they count; None keeps all.
     """
@@ -160,6 +161,9 @@ class Outcome(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
         Epochs it was asked to train.
     bin : int, optional
         Its status bin after training, reported with the update.
+    grace_s : float
+        What the deadline was put off by for what messages take, s, part of `duration_s`; 0 in
+        simulated time, where what clients say of themselves includes their messages.
     """
 
     name: str
@@ -171,6 +175,7 @@ class Outcome(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     accuracy: float | None = None
     epochs: int = 1
     bin: int | None = None
+    grace_s: float = 0.0
 
 
 @runtime_checkable
