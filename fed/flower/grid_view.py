@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from flwr.serverapp import Grid
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
     from flwr.app import Message, RecordDict
     from flwr.proto.node_pb2 import NodeInfo
@@ -68,3 +68,27 @@ class GridView(Grid):
     ) -> Iterable[Message]:
         """Pass on."""
         return self._grid.send_and_receive(messages, timeout=timeout)
+
+
+class TimedGrid(GridView):
+    """`grid` with another way to send and receive."""
+
+    def __init__(
+        self, grid: Grid, send: Callable[[Grid, list[Message], float | None], list[Message]]
+    ) -> None:
+        super().__init__(grid, [])
+        self._send = send
+
+    def get_node_ids(self) -> Iterable[int]:
+        """Pass on."""
+        return self._grid.get_node_ids()
+
+    def get_nodes(self) -> Iterable[NodeInfo]:
+        """Pass on."""
+        return self._grid.get_nodes()
+
+    def send_and_receive(
+        self, messages: Iterable[Message], *, timeout: float | None = None
+    ) -> Iterable[Message]:
+        """Send in that way."""
+        return self._send(self._grid, list(messages), timeout)

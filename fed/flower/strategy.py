@@ -18,14 +18,13 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING
 
-from flwr.app import ConfigRecord, Message, RecordDict
 from flwr.serverapp.exception import AggregationError, InconsistentMessageReplies
 from flwr.serverapp.strategy import Strategy
 
 from kofn.controller.core.errors import InputError, RunError
 from kofn.fed.flower import wire
 from kofn.fed.flower.collecting import Clock, RealClock, Reply, collect
-from kofn.fed.flower.grid_view import GridView
+from kofn.fed.flower.grid_view import GridView, TimedGrid
 from kofn.fed.flower.inner import check_inner, grows, least_evaluation_nodes, least_nodes, setting
 from kofn.fed.flower.names import Names
 from kofn.fed.flower.patience import WAIT_ON
@@ -41,7 +40,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
     from pathlib import Path
 
-    from flwr.app import ArrayRecord, MetricRecord
+    from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
     from flwr.serverapp import Grid
     from flwr.serverapp.strategy import Result
 
@@ -169,7 +168,7 @@ class SelectedStrategy(Strategy):
         try:
             self._names.wait_for(grid, self._wait_for, timeout_s=self._wait_s)
             return super().start(
-                _Deadlines(grid, self),
+                TimedGrid(grid, self._send),
                 initial_arrays,
                 num_rounds,
                 timeout,
@@ -293,8 +292,15 @@ class SelectedStrategy(Strategy):
 
     # One round.
 
-    def collect_training(self, grid: Grid, messages: Iterable[Message]) -> list[Message]:
-        """Send the messages of a round and return what came by its deadline."""
+    def _send(self, grid: Grid, messages: list[Message], timeout: float | None) -> list[Message]:
+        """Send the messages of a training or an evaluation and return what came in time."""
+        if messages and messages[0].metadata.message_type.split(".")[0] == "train":
+            return self._collect_training(grid, messages)
+        limit = min(self._train_timeout_s, float("inf") if timeout is None else timeout)
+        replies = collect(grid, messages, timeout_s=limit, clock=self._clock)
+        return [reply.message for reply in replies]
+
+    def _collect_training(self, grid: Grid, messages: list[Message]) -> list[Message]:
         selection = self._selection
         limit, deadline, keep = self._train_timeout_s, None, None
         if not self.timekeeper.simulated:
@@ -312,14 +318,6 @@ class SelectedStrategy(Strategy):
         self._replies = {reply.message.metadata.reply_to_message_id: reply for reply in replies}
         return [reply.message for reply in replies]
 
-    def collect_evaluation(
-        self, grid: Grid, messages: Iterable[Message], timeout: float | None
-    ) -> list[Message]:
-        """Send the messages of an evaluation and return what came in time."""
-        limit = min(self._train_timeout_s, float("inf") if timeout is None else timeout)
-        replies = collect(grid, messages, timeout_s=limit, clock=self._clock)
-        return [reply.message for reply in replies]
-
     def _check(self, selection: Selection, online: list[str]) -> None:
         chosen = selection.clients
         if len(set(chosen)) < len(chosen):
@@ -332,19 +330,8 @@ class SelectedStrategy(Strategy):
         """Return the message with the settings that the selection has for its client alone."""
         client = self._names.name(message.metadata.dst_node_id)
         settings = self._selection.per_client_config.get(client)
-        if not settings:
-            return message
         key = setting(self.inner, "configrecord_key", "config")
-        shared = message.content.config_records.get(key, ConfigRecord())
-        content = RecordDict(dict(message.content))
-        content[key] = ConfigRecord({**shared, **settings})
-        return Message(
-            content,
-            message.metadata.dst_node_id,
-            message.metadata.message_type,
-            ttl=message.metadata.ttl,
-            group_id=message.metadata.group_id,
-        )
+        return wire.with_settings(message, key, settings) if settings else message
 
     def _sift(self, server_round: int, replies: Iterable[Message]) -> list[Message]:
         """Return the replies that count, in order of clients; tell the selector and the log."""
@@ -406,22 +393,3 @@ class SelectedStrategy(Strategy):
     @property
     def _weight_key(self) -> str:
         return setting(self.inner, "weighted_by_key", "num-examples")
-
-
-class _Deadlines(GridView):
-    """The grid of a run, whose training rounds end by the selection's deadline."""
-
-    def __init__(self, grid: Grid, strategy: SelectedStrategy) -> None:
-        super().__init__(grid, [])
-        self._strategy = strategy
-
-    def get_node_ids(self) -> Iterable[int]:
-        return self._grid.get_node_ids()
-
-    def send_and_receive(
-        self, messages: Iterable[Message], *, timeout: float | None = None
-    ) -> Iterable[Message]:
-        messages = list(messages)
-        if messages and messages[0].metadata.message_type.split(".")[0] == "train":
-            return self._strategy.collect_training(self._grid, messages)
-        return self._strategy.collect_evaluation(self._grid, messages, timeout)

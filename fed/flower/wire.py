@@ -21,13 +21,15 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import msgspec
-from flwr.app import ArrayRecord, ConfigRecord, MetricRecord, RecordDict
+from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
 
 from kofn.controller.core.errors import InputError
 from kofn.fed.selectors import PollRequest, Reference
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+
+    from kofn.fed.selectors.protocol import ConfigValue
 
 HELLO = "query.hello"
 STATUS = "query.status"
@@ -128,4 +130,18 @@ def size(content: RecordDict) -> int:
         record.count_bytes()
         for record in content.values()
         if isinstance(record, (ArrayRecord, ConfigRecord, MetricRecord))
+    )
+
+
+def with_settings(message: Message, key: str, settings: Mapping[str, ConfigValue]) -> Message:
+    """Return a message whose ConfigRecord `key` has these settings, too."""
+    shared = message.content.config_records.get(key, ConfigRecord())
+    content = RecordDict(dict(message.content))
+    content[key] = ConfigRecord({**shared, **settings})
+    return Message(
+        content,
+        message.metadata.dst_node_id,
+        message.metadata.message_type,
+        ttl=message.metadata.ttl,
+        group_id=message.metadata.group_id,
     )
