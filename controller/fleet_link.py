@@ -20,7 +20,7 @@ from kofn.controller.link.allow_list import AllowList
 from kofn.controller.link.audit import AuditLog, one_line
 from kofn.controller.link.clock import Clock
 from kofn.controller.link.limits import HostGate, Limits
-from kofn.controller.link.messages import Cmd, Ctl, Halt, Pace, Presence, Step, encode
+from kofn.controller.link.messages import Cmd, Ctl, Halt, Pace, Poll, Presence, Step, encode
 from kofn.controller.link.policies import PolicyFile, pack_file, spaces_of
 from kofn.controller.link.topics import Topics
 from kofn.controller.link.transport import Bundling, Outbound, Session, Transport
@@ -287,14 +287,24 @@ class FleetLink:
             message = self._presence("ONLINE", self._connection)
             self._transport.publish(message.topic, message.payload, qos=1, retain=True)
 
-    def send_step(self, step: Step) -> None:
-        """Publish a step and begin to wait for the lockstep hosts of the frame."""
+    def begin_step(self, step: Step) -> None:
+        """Record a step that `send_step` is about to publish; wait for the hosts of its frame."""
         self._step = step
         self._intake.begin_step(step.t)
         self._intake.awaiting = set(self.frame.lockstep_hosts)
         self._record.write("step", step)
         self._record.flush()  # who resumes this run must know that the robots have moved
-        self._publish_step(step)
+
+    def send_step(self, step: Step, poll_round: PollRound) -> int:
+        """Publish a step and the polls of its round; return how many messages these took.
+
+        Together, where the transport can: broker and hosts wake once for both.
+        """
+        polls = self._polls(poll_round, 1)
+        with self.at_once():
+            self._publish_step(step)
+            self._publish_polls(polls)
+        return len(polls)
 
     def repeat_step(self) -> None:
         """Lockstep: publish the present step again; who has finished it says `done` again.
@@ -305,16 +315,25 @@ class FleetLink:
         if self._step is not None and self._pace == "lockstep":
             self._publish_step(self._step)
 
-    def send_polls(self, poll_round: PollRound, wave: Literal[1, 2] = 1) -> int:
-        """Publish the polls of one wave of a round; return how many messages that took."""
+    def send_second_wave(self, poll_round: PollRound) -> int:
+        """Publish the polls of the second wave of a round; return how many messages that took."""
+        polls = self._polls(poll_round, 2)
+        with self.at_once():
+            self._publish_polls(polls)
+        return len(polls)
+
+    def _polls(self, poll_round: PollRound, wave: Literal[1, 2]) -> list[tuple[str, Poll, bytes]]:
+        """(host, poll, its payload) of one wave: made before anything is sent."""
         if wave == 1:
             self._intake.rounds.append(poll_round)
         ttl_ms = max(1, round(1000 * (poll_round.deadline_s - self._clock.now())))
         polls = poll_round.polls(up_ms=self.up_ms, ttl_ms=ttl_ms, wave=wave)
-        for host, poll in polls.items():
-            self._transport.publish(self._topics.of("poll", host), encode(poll))
+        return [(host, poll, encode(poll)) for host, poll in polls.items()]
+
+    def _publish_polls(self, polls: list[tuple[str, Poll, bytes]]) -> None:
+        for host, poll, payload in polls:
+            self._transport.publish(self._topics.of("poll", host), payload)
             self._record.write("poll", poll, host)
-        return len(polls)
 
     def drop(self, host: str) -> None:
         """Take a silent host out of the frame until it is heard of again."""

@@ -89,11 +89,11 @@ class Player:
         # Before the step goes out, for it takes a while where the fleet is large.
         order = self._streams.at("sample", t).permutation(len(there))[: 2 * self._config.k]
         permutation = [there[i] for i in order.tolist()]
-        with self._link.at_once():  # broker and hosts wake once for a step and its poll
-            self._link.send_step(self._step(t, g, last_u))
-            self.sent_s = self._clock.now()
-            poll_round = self._open_round(t, frame, permutation)
-            self._totals.poll_messages += self._link.send_polls(poll_round)
+        step = self._step(t, g, last_u)
+        self._link.begin_step(step)
+        self.sent_s = self._clock.now()
+        poll_round = self._open_round(t, frame, permutation)
+        self._totals.poll_messages += self._link.send_step(step, poll_round)
         self._run_round(poll_round)
         latency_ms = 1000 * self._clock.to_wall_s(self._clock.now() - self.sent_s)
         if not poll_round.complete:
@@ -169,8 +169,7 @@ class Player:
         while not poll_round.is_closed(self._clock.now()):
             if poll_round.second_wave_due(self._clock.now()):
                 if poll_round.open_second_wave():
-                    with self._link.at_once():
-                        self._totals.poll_messages += self._link.send_polls(poll_round, wave=2)
+                    self._totals.poll_messages += self._link.send_second_wave(poll_round)
                 continue
             self._waiter.receive(poll_round.wake_s)
 

@@ -38,10 +38,17 @@ from kofn.controller.link.messages import (
 from kofn.controller.link.topics import Topics, check_host
 from kofn.controller.link.transport import Inbound, Transport
 from kofn.hardware.announce import Announcer
-from kofn.hardware.driver import Bank, IdleBank, LocalisedBank, SteppedBank, TimedBank
+from kofn.hardware.driver import (
+    Bank,
+    IdleBank,
+    LocalisedBank,
+    Reading,
+    SteppedBank,
+    TimedBank,
+)
 from kofn.hardware.events import Reporter
 from kofn.hardware.guard import HostGuard
-from kofn.hardware.host_core import HostCore, Verdict, target_of
+from kofn.hardware.host_core import HostCore, Latch, Verdict, target_of
 from kofn.hardware.link_watch import LinkWatch
 from kofn.hardware.local_policy import PolicyShelf
 
@@ -136,6 +143,7 @@ class HostAgent:
         self._localised = bank if isinstance(bank, LocalisedBank) else None
         self._timed = bank if isinstance(bank, TimedBank) else None
         self._busy = False
+        self._owed: tuple[Step, Reading] | None = None  # taken, and not acted on yet
         self._controller_s = clock.now()
         self._started_s = 0.0
         self._done: Done | None = None
@@ -174,7 +182,7 @@ class HostAgent:
         """Work until `should_stop()`, asked at least every 0.2 s of wall time, or LEAVE."""
         wall_of_one_s = self._clock.to_wall_s(1.0)
         patience_s = PATIENCE_WALL_S / wall_of_one_s if wall_of_one_s > 0 else PATIENCE_WALL_S
-        while not should_stop() and not self._core.left:
+        while not should_stop() and not self.left:
             wake_s = self.on_time()
             now_s = self._clock.now()
             wait_s = patience_s if wake_s is None else min(max(wake_s - now_s, 0.0), patience_s)
@@ -190,9 +198,8 @@ class HostAgent:
 
     def close(self) -> None:
         """Motors first, then the farewell, then the connection; idempotent."""
-        self._busy = False
         try:
-            self._bank.hold()
+            self._hold()
             self._bank.close()
         finally:
             self._transport.close(self._announcer.farewell())
@@ -201,6 +208,11 @@ class HostAgent:
     def counters(self) -> dict[str, int]:
         """What happened so often: steps and polls by fate, malformed and retained messages, .."""
         return {**self._core.counters, **self._counts}
+
+    @property
+    def left(self) -> bool:
+        """Whether an order to leave was obeyed: there is nothing more to do."""
+        return self._core.left
 
     @property
     def policies(self) -> tuple[str, ...]:
@@ -261,6 +273,8 @@ class HostAgent:
             self._reporter.report(code, text, now_s)
 
     def _take(self, step: Step, received_s: float) -> None:
+        """Latch the state; robots act when messages that came with the step are read (`_act`)."""
+        self._act()  # on the step before, where two came at once
         core, bank = self._core, self._bank
         if self._busy and not self._acted_out():
             core.cut()
@@ -268,14 +282,25 @@ class HostAgent:
             self._stepped.see_step(step.t, target_of(step))
         reading = bank.read()
         now_s = self._clock.now()
-        latch, replies = core.take(step, reading, received_s=received_s, now_s=now_s)
+        replies = core.see(step, reading, received_s=received_s, now_s=now_s)
         self._done = None
-        bank.apply(latch.actions)
-        self._busy, self._started_s = True, now_s
+        self._owed = step, reading
         self._send(replies)
+
+    def _act(self) -> None:
+        """Let the robots act on the step that was taken, if they do not yet."""
+        if self._owed is None:
+            return
+        (step, reading), self._owed = self._owed, None
+        latch = self._core.act()
+        self._bank.apply(latch.actions)
+        self._busy, self._started_s = True, latch.at_s
+        self._note_step(step, reading, latch)
+
+    def _note_step(self, step: Step, reading: Reading, latch: Latch) -> None:
         if self._stepped is not None:
             for code, text in self._stepped.news():
-                self._reporter.report(code, text, now_s)
+                self._reporter.report(code, text, latch.at_s)
         if self._host_log is not None:
             z, a, w = logged(latch.zones, latch.actions)
             self._host_log.write(
@@ -374,6 +399,7 @@ class HostAgent:
 
     def on_time(self) -> float | None:
         """Do what is due and one slice of the option; return when to be called again."""
+        self._act()
         now_s = self._clock.now()
         if self._guard is not None and self._link is not None:
             self._guard.see_link(self._link.silence_s())
@@ -432,6 +458,11 @@ class HostAgent:
 
     def _hold(self) -> None:
         self._bank.hold()
+        if self._owed is not None:  # taken, and stopped before anybody moved
+            (step, reading), self._owed = self._owed, None
+            latch = self._core.latch
+            assert latch is not None  # noqa: S101  it was taken
+            self._note_step(step, reading, latch)
         if self._busy and not self._acted_out():
             self._core.cut()
         self._busy = False

@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: MIT
 """`HostCore`: which steps a host obeys, what it latches, how it answers. No I/O, no clock.
 
-On taking step t, in this order: the action of t-1 ends; zones are read and latched, z(t); actions
-are drawn, a(t) ~ pi_l(. | z(t), g(t)); robots act. Polls for t are answered from the latch, so an
-answer does not depend on when its poll arrives, nor on what the world did since.
+On taking step t, in this order: the action of t-1 ends; zones are read and latched, z(t) (`see`);
+actions are drawn, a(t) ~ pi_l(. | z(t), g(t)) (`act`); robots act. Polls for t are answered from
+the latch, so an answer does not depend on when its poll arrives, nor on what the world did since;
+one that came with its step is answered between the two, because a controller waits for it.
 
 | event | condition | effect |
 |---|---|---|
@@ -135,6 +136,9 @@ class HostCore:
         self.halt_ep = halt_ep
         self.left = False  # LEAVE was obeyed: no step is taken any more
         self._n = len(robots)
+        self._nobody = np.full(len(robots), HOLD, dtype=np.int64)
+        self._nobody.flags.writeable = False
+        self._acts_by = ""
         self._index = {name: i for i, name in enumerate(robots)}
         self._n_targets = n_targets
         self._realtime = pace == "realtime"
@@ -263,11 +267,16 @@ class HostCore:
         self, step: Step, reading: Reading, *, received_s: float, now_s: float
     ) -> tuple[Latch, list[Reply]]:
         """Latch the state, draw the actions; return them and the replies that waited for them."""
+        replies = self.see(step, reading, received_s=received_s, now_s=now_s)
+        return self.act(), replies
+
+    def see(self, step: Step, reading: Reading, *, received_s: float, now_s: float) -> list[Reply]:
+        """Latch the state: polls can be answered; return the replies that waited for it.
+
+        Until `act` the robots of the latch hold.
+        """
         zones = np.where(reading.up & (reading.zones >= 0), reading.zones, -1).astype(np.int64)
-        target = target_of(step)
-        x = self._uniforms.draw(step.t, self._n)
-        actions = draw_actions(self.shelf.cdf(step.pol), target, zones, x)
-        z_prev = a_prev = np.full(self._n, -1, dtype=np.int64)
+        z_prev = a_prev = self._nobody
         old = self.latch
         if old and (old.ep, old.t + 1) == (step.ep, step.t) and self._whole:
             known = (old.zones >= 0) & (old.actions != HOLD) & (zones >= 0)
@@ -275,8 +284,9 @@ class HostCore:
                 known &= ~reading.altered
             z_prev = np.where(known, old.zones, -1)
             a_prev = np.where(known, old.actions, -1)
-        latch = Latch(step.ep, step.t, target, zones, actions, z_prev, a_prev, now_s)
-        self.latch = latch
+        target = target_of(step)
+        self.latch = Latch(step.ep, step.t, target, zones, self._nobody, z_prev, a_prev, now_s)
+        self._acts_by = step.pol
         self.refusal = None
         self._whole = True
         if self._realtime:
@@ -285,9 +295,18 @@ class HostCore:
         self.counters["steps_taken"] += 1
         parked = self._parked
         if parked is None or (parked.poll.ep, parked.poll.t) > (step.ep, step.t):
-            return latch, []
+            return []
         self._parked = None
-        return latch, self.answer(parked.poll, received_s=now_s, now_s=now_s)
+        return self.answer(parked.poll, received_s=now_s, now_s=now_s)
+
+    def act(self) -> Latch:
+        """Draw the actions of the latch that `see` made, once; return it with them."""
+        latch = self.latch
+        assert latch is not None  # noqa: S101  `see` comes first
+        x = self._uniforms.draw(latch.t, self._n)
+        actions = draw_actions(self.shelf.cdf(self._acts_by), latch.g, latch.zones, x)
+        self.latch = latch._replace(actions=actions)
+        return self.latch
 
     def answer(self, poll: Poll, *, received_s: float, now_s: float) -> list[Reply]:
         """Answer a live poll; an empty list when it is dropped or parked."""

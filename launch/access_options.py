@@ -7,7 +7,7 @@ an option for each field of it.
 
 import inspect
 from collections.abc import Callable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from functools import wraps
 from pathlib import Path
 from typing import Annotated, Any, get_type_hints
@@ -18,6 +18,7 @@ from kofn.controller.core.errors import InputError
 from kofn.controller.link.tls import TlsFiles
 from kofn.launch import options
 from kofn.launch.parts import Connection, connect
+from kofn.launch.swarm_host import MoreHost
 
 InsecureLab = Annotated[
     bool,
@@ -60,6 +61,20 @@ class Access:
         if self.tls_ca is None and self.tls_cert is None:
             return None
         return TlsFiles(self.tls_ca, self.tls_cert, self.tls_key)
+
+    def of(self, host: MoreHost) -> "Access":
+        """How another host of the same process reaches the same broker."""
+
+        def path(name: str | None) -> Path | None:
+            return None if name is None else Path(name)
+
+        return replace(
+            self,
+            credentials=path(host.credentials),
+            tls_cert=path(host.tls_cert),
+            tls_key=path(host.tls_key),
+            message_keys=path(host.message_keys),
+        )
 
     def connect(self, fleet: str, url: str) -> Connection:
         """Return a connection that was not tried yet; raises `InputError`."""

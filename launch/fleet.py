@@ -13,7 +13,7 @@ import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
@@ -36,11 +36,12 @@ from kofn.launch.entry import Interrupted
 from kofn.launch.fakes import FakeHosts
 from kofn.launch.output import Progress
 from kofn.launch.participation import by_kind
-from kofn.launch.parts import read_credentials, read_kernel, robot_names, write_credentials
+from kofn.launch.parts import read_credentials, robot_names, write_credentials
 from kofn.launch.preparing import load_policy, train_policy
 from kofn.launch.scenario import AUTO, HostSection, Scenario
 from kofn.launch.seeds import named_seed
 from kofn.launch.supervise import Child, Supervisor
+from kofn.launch.swarm_host import MoreHost, read_kernel
 from kofn.launch.tls_fleet import TlsFleet, make_authority
 from kofn.launch.truth import LAST_STEPS, mean_reward, read_truth, share_in_target
 from kofn.launch.verifying import KERNEL
@@ -294,7 +295,10 @@ class _Runner:
             self._secured,
         )
         devices = self._fakes.start(dispatcher)
-        hosts = [self._start_host(host, folder, dispatcher) for host in scenario.hosts]
+        hosts = [
+            self._start_hosts(together, folder, dispatcher)
+            for together in processes(scenario.hosts)
+        ]
         self._fakes.arm(lambda: _check_broker(self._broker))
         controller = self._supervisor.start(
             f"controller-{dispatcher}", self._controller_command(folder, dispatcher)
@@ -320,8 +324,12 @@ class _Runner:
             step, _, detail = words.partition(" ")
             progress.update(int(step.removeprefix("step=")) + 1, detail)
 
-    def _start_host(self, host: HostSection, folder: RunFolder, dispatcher: Dispatcher) -> Child:
+    def _start_hosts(
+        self, hosts: list[HostSection], folder: RunFolder, dispatcher: Dispatcher
+    ) -> Child:
+        """Start the process of a host, or of several simulated ones that share it."""
         scenario = self._scenario
+        host, *others = hosts
         if host.kind == "firmware":
             return self._start_board(host, folder, dispatcher)
         command = [
@@ -340,11 +348,12 @@ class _Runner:
             command += ["--robot", msgspec.json.encode(scenario.robot).decode()]
             if faults := self._faults[host.name]:
                 command += ["--faults", msgspec.json.encode(faults).decode()]
-            if host.world == "finite":
-                kernel = host.kernel or str(self._kernel)
-                if kernel.endswith(".npz"):  # the host writes it into its log: no relative path
-                    kernel = str(Path(kernel).absolute())
+            if kernel := self._kernel_of(host):
                 command += ["--kernel", kernel]
+            if others:
+                file = self._workdir / f"{host.process}-{dispatcher}.json"
+                more = [self._more(other, folder) for other in others]
+                command += ["--with", str(write_atomic(file, msgspec.json.encode(more)))]
         else:
             command += ["--zone", str(host.zone)]
             command += ["--safety", msgspec.json.encode(scenario.safety).decode()]
@@ -353,7 +362,39 @@ class _Runner:
             else:
                 settings = msgspec.json.encode(host.settings).decode()
                 command += ["--driver", host.driver, "--settings", settings]
-        return self._supervisor.start(f"{host.name}-{dispatcher}", command)
+        name = host.process if others else host.name
+        return self._supervisor.start(f"{name}-{dispatcher}", command)
+
+    def _kernel_of(self, host: HostSection) -> str:
+        """Motion kernel of a finite world, "" for others."""
+        if host.world != "finite":
+            return ""
+        kernel = host.kernel or str(self._kernel)
+        # The host writes it into its log: no relative path.
+        return str(Path(kernel).absolute()) if kernel.endswith(".npz") else kernel
+
+    def _more(self, host: HostSection, folder: RunFolder) -> MoreHost:
+        """What a host that shares a process does not have in common with the first of it."""
+        log = str(folder.hosts / f"{host.name}.jsonl")
+        more = MoreHost(
+            host=host.name,
+            robots=host.robots,
+            world=host.world,
+            fidelity=host.fidelity,
+            kernel=self._kernel_of(host),
+            log=log,
+        )
+        if self._secured is not None:
+            files, keys = self._secured.files(host.name), self._secured.message_keys(host.name)
+            return msgspec.structs.replace(
+                more,
+                tls_cert=str(files.certificate),
+                tls_key=str(files.key),
+                message_keys=None if keys is None else str(keys),
+            )
+        if self._broker.kind == "url":
+            return more
+        return msgspec.structs.replace(more, credentials=str(self._workdir / f"{host.name}.json"))
 
     def _start_board(self, host: HostSection, folder: RunFolder, dispatcher: Dispatcher) -> Child:
         """Start the firmware of one board in the unix port; somebody holds its arm button."""
@@ -445,6 +486,15 @@ class _Runner:
             *("--mqtt", self._broker.protocol),
             *login,
         ]
+
+
+def processes(hosts: Sequence[HostSection]) -> list[list[HostSection]]:
+    """Hosts by the process that serves them, in the order of the first of each."""
+    together: dict[str, list[HostSection]] = {}
+    for host in hosts:
+        key = f"process {host.process}" if host.process else host.name  # names hold no blanks
+        together.setdefault(key, []).append(host)
+    return list(together.values())
 
 
 def _kofn(verb: str) -> list[str]:

@@ -11,6 +11,7 @@ The peers of a case are the same fleet with one poll message per robot (not batc
 connection per robot.
 """
 
+import os
 import signal
 import subprocess
 import sys
@@ -44,6 +45,8 @@ from kofn.launch.settling import settle
 FLEET = "bench"
 ROBOT_PROCESSES = 4
 """A fleet with one connection per robot is spread over so many processes."""
+HOST_PROCESSES = os.cpu_count() or 1
+"""All other hosts are spread over so many: they stand for machines that do not share ours."""
 NAN = float("nan")
 NO_LIMITS = Limits(replies_per_step=10**6, burst=10**6, overflows=10**6, messages_per_s=1e6)
 
@@ -377,11 +380,8 @@ def _hosts(
 ) -> Iterator[list["subprocess.Popen[bytes]"]]:
     """Start the host processes; they end with this block."""
     per_robot = case.hosts == case.n
-    groups = (
-        [fleet[i::ROBOT_PROCESSES] for i in range(ROBOT_PROCESSES)]
-        if per_robot
-        else [[host] for host in fleet]
-    )
+    processes_wanted = min(case.hosts, ROBOT_PROCESSES if per_robot else HOST_PROCESSES)
+    groups = [fleet[i::processes_wanted] for i in range(processes_wanted)]
     processes: list[subprocess.Popen[bytes]] = []
     log = (workdir / "hosts.log").open("wb")
     try:

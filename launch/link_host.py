@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: MIT
-"""The far end of `kofn bench link`: a process with one host, or with many hosts of one robot.
+"""The far end of `kofn bench link`: a process with some hosts, or with many hosts of one robot.
 
 The host agent, its messages and its connection are the real ones; only the robots are made of
-nothing: each hops to a zone of its own choice at the end of its option. A process of many hosts (a
-fleet with one connection per robot) serves all its connections in one thread, because thousands of
-threads would measure the operating system.
+nothing: each hops to a zone of its own choice at the end of its option. Hosts share a process as
+those of `kofn swarms` do (`HostPool`). A process of a fleet with one connection per robot serves
+connections that have no thread at all, because thousands would measure the operating system.
 
 Run as `python -m kofn.launch.link_host`, with a `HostSpec` as JSON on stdin; stops at SIGTERM and
 writes a `HostReport` as JSON to stdout.
@@ -31,6 +31,7 @@ from kofn.controller.link.mqtt import MqttTransport, Protocol
 from kofn.controller.link.transport import Inbound, Outbound, Session
 from kofn.hardware.agent import HostAgent
 from kofn.hardware.driver import Reading
+from kofn.hardware.host_pool import HostPool
 from kofn.launch.settling import settle
 from kofn.launch.signals import StopFlag
 
@@ -266,7 +267,7 @@ def main() -> None:
     agents, cpu_s = (
         _serve_many(spec, came_s, stop, rss)
         if spec.one_thread
-        else _serve_one(spec, came_s, stop, rss)
+        else _serve_pool(spec, came_s, stop, rss)
     )
     counters: dict[str, int] = {}
     for agent in agents:
@@ -277,29 +278,34 @@ def main() -> None:
     sys.stdout.buffer.write(msgspec.json.encode(report))
 
 
-def _serve_one(
+def _serve_pool(
     spec: HostSpec, came_s: npt.NDArray[np.float64], stop: StopFlag, rss: RssLog
 ) -> tuple[list[HostAgent], float]:
-    ((name, robots, password),) = spec.hosts
     clock = MonotonicClock()
-    transport = MqttTransport(
-        spec.url, clock, username=name, password=password, protocol=spec.protocol
-    )
-    agent = _agent(spec, name, robots, spec.period_s, transport, clock, came_s)
-    agent.open(30.0)
-    settle()
-    began_s = time.process_time()
+    members: list[tuple[HostAgent, MqttTransport]] = []
+    for name, robots, password in spec.hosts:
+        transport = MqttTransport(
+            spec.url, clock, username=name, password=password, protocol=spec.protocol
+        )
+        agent = _agent(spec, name, robots, spec.period_s, transport, clock, came_s)
+        members.append((agent, transport))
+    agents = [agent for agent, _ in members]
 
     def should_stop() -> bool:
         rss.look()
         return stop()
 
     try:
-        agent.run(should_stop)
+        for served in agents:
+            served.open(30.0)
+        settle()
+        began_s = time.process_time()
+        HostPool(members, clock).run(should_stop)
         spent_s = time.process_time() - began_s
     finally:
-        agent.close()
-    return [agent], spent_s
+        for served in agents:
+            served.close()
+    return agents, spent_s
 
 
 def _agent(

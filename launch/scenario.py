@@ -148,6 +148,8 @@ class HostSection(Section, frozen=True, kw_only=True):
     robots: Annotated[int, Meta(ge=1, le=1_000_000)] = 1
     copies: Annotated[int, Meta(ge=1, le=MAX_COPIES)] = 1
     """So many hosts like this one, NAME-0, NAME-1 .., each in the next zone."""
+    process: str = ""
+    """Simulated hosts that name the same process share it; by default each has one of its own."""
     world: str = "bullet"
     fidelity: Fidelity = "default"
     kernel: str = ""
@@ -244,6 +246,8 @@ class Scenario(Section, frozen=True, kw_only=True):
                 )
             if host.kind == "swarm":
                 self._check_swarm(host)
+            if host.process:
+                self._check_process(host)
             if host.zone >= self.arena.zones:
                 raise InputError(
                     f"host {host.name!r} starts in zone {host.zone}, the arena has zones "
@@ -317,6 +321,18 @@ class Scenario(Section, frozen=True, kw_only=True):
         probe = {"url": "mqtt://127.0.0.1", "vehicles": [{"manufacturer": "a", "serial": "b"}]}
         nodes = [{"id": f"z{i}", "x": 0, "y": 0} for i in range(3)]
         read_settings({**host.settings, **probe, "nodes": nodes})
+
+    def _check_process(self, host: HostSection) -> None:
+        if host.physical:
+            raise InputError(
+                f"host {host.name!r} of kind {host.kind!r} has a process of its own: process "
+                "names one that simulated hosts share"
+            )
+        if any(fault.host in ("", host.name) for fault in self.faults):
+            raise InputError(
+                f"host {host.name!r} has faults and shares process {host.process!r}: give it one "
+                "of its own"
+            )
 
     def _check_swarm(self, host: HostSection) -> None:
         """Refuse robots that the host's world cannot hold."""

@@ -88,13 +88,17 @@ class TlsFleet:
 
     def options(self, name: str) -> list[str]:
         """Return the options that let `name` in."""
-        files = self.files(name)
+        files, keys = self.files(name), self.message_keys(name)
         return [
             *("--tls-ca", str(files.ca)),
             *("--tls-cert", str(files.certificate)),
             *("--tls-key", str(files.key)),
-            *(("--message-keys", str(self._own(name) / KEYS_NAME)) if self._signed else ()),
+            *(() if keys is None else ("--message-keys", str(keys))),
         ]
+
+    def message_keys(self, name: str) -> Path | None:
+        """Return the file of the keys that sign what `name` says; None where nothing is signed."""
+        return self._own(name) / KEYS_NAME if self._signed else None
 
     def _own(self, name: str) -> Path:
         return self._folder / name if name == "controller" else self._folder / "hosts" / name

@@ -13,7 +13,6 @@ from kofn.hardware.ring import RingLayout
 from kofn.launch import options
 from kofn.launch.access_options import ANONYMOUS, Access, with_access
 from kofn.launch.output import configure_logging, emit
-from kofn.launch.parts import SwarmConfig, run_swarm
 from kofn.launch.robot_files import read_robot_files
 from kofn.launch.robot_host import RobotConfig, run_robot, safety_of, table_of
 from kofn.launch.scenario import (
@@ -25,6 +24,7 @@ from kofn.launch.scenario import (
     load_scenario,
 )
 from kofn.launch.seeds import MAX_SEED
+from kofn.launch.swarm_host import SwarmConfig, read_more, run_swarms
 from kofn.sim.faults import Fault
 from kofn.sim.robots import RobotSpec
 from kofn.sim.worlds import Fidelity
@@ -129,6 +129,10 @@ def swarm(
         str, typer.Option(help="Faults as a JSON list, with the keys of [[faults]].")
     ] = "[]",
     gui: Annotated[bool, typer.Option("--gui", help="Show the bullet world in a window.")] = False,
+    more: Annotated[
+        Path | None,
+        typer.Option("--with", help="More hosts for this process: a JSON list of them."),
+    ] = None,
     pace: options.PaceOption = "lockstep",
     period: options.Period = 6.0,
     speed: options.Speed = 1.0,
@@ -138,7 +142,7 @@ def swarm(
     seed: options.Seed = 0,
     json: options.Json = False,
 ) -> None:
-    """Run one host of simulated robots until it is stopped."""
+    """Run one host of simulated robots until it is stopped, or several in one process."""
     configure_logging(verbose=verbose)
     config = SwarmConfig(
         host=host,
@@ -156,9 +160,19 @@ def swarm(
         faults=_json(faults, tuple[Fault, ...], "--faults"),
         log=log,
     )
-    connection = access.connect(fleet, broker)
-    counters = run_swarm(connection, config)
-    emit({"host": host, "robots": robots, "counters": counters}, [], as_json=json)
+    hosts = [(access.connect(fleet, broker), config)]
+    hosts += [
+        (access.of(one).connect(fleet, broker), one.config(config))
+        for one in ([] if more is None else read_more(more))
+    ]
+    counters = run_swarms(hosts)
+    table: dict[str, Any] = {"host": host, "robots": robots, "counters": counters[0]}
+    if more is not None:
+        table["more"] = [
+            {"host": config.host, "robots": config.robots, "counters": counted}
+            for (_, config), counted in zip(hosts[1:], counters[1:], strict=True)
+        ]
+    emit(table, [], as_json=json)
 
 
 @with_access

@@ -113,8 +113,8 @@ def world_config(scenario: "Scenario", robots: int | None, backend: str) -> "Wor
     InputError
         The scenario simulates nothing and `robots` is not given.
     """
-    from kofn.launch.parts import read_kernel
     from kofn.launch.preparing import build_game
+    from kofn.launch.swarm_host import read_kernel
     from kofn.sim.motion import MotionKernel
     from kofn.sim.recording import WorldConfig
 

@@ -24,8 +24,9 @@ import numpy as np
 from kofn.controller.core.errors import InputError, RunError
 from kofn.controller.link.clock import FakeClock
 from kofn.controller.link.hostlog import Header, HostLogRow, Incident, Poses, StepTaken
-from kofn.launch.parts import SwarmConfig, make_injector, make_swarm, robot_names
+from kofn.launch.parts import robot_names
 from kofn.launch.seeds import named_seed
+from kofn.launch.swarm_host import SwarmConfig, make_injector, make_swarm
 from kofn.launch.truth import read_rows
 from kofn.sim.bank import WorldBank
 from kofn.sim.injector import Injector

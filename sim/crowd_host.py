@@ -98,6 +98,7 @@ class CrowdBank:
         self._everybody = np.ones(crowd.n, dtype=np.bool_)
         self._nowhere = np.full(crowd.n, -1, dtype=np.int64)
         self._started_s: float | None = None  # fleet time at which the option began
+        self._drawn = False  # actions of a step that robots do not act on yet
         self._time_s = 0.0  # world time at which it began, or of the last one's end
 
     def open(self) -> None:
@@ -121,6 +122,7 @@ class CrowdBank:
         """Let the option before this step end: whoever was not stopped moves now."""
         self._end()
         self.crowd.move()
+        self._drawn = True
 
     def news(self) -> list[tuple[str, str]]:
         """Return nothing: robots of a crowd have no troubles."""
@@ -134,6 +136,7 @@ class CrowdBank:
 
     def apply(self, actions: IntArray) -> None:  # noqa: ARG002
         """Start the clock of an option; what robots do in it the crowd has drawn already."""
+        self._drawn = False
         self._started_s = self._clock.now()
 
     def advance(self) -> bool:
@@ -148,6 +151,9 @@ class CrowdBank:
 
     def hold(self) -> None:
         """Stop all robots now; idempotent, never raises."""
+        if self._drawn:  # stopped before anybody set off
+            self._drawn = False
+            self.crowd.rest()
         self._end()
 
     def close(self) -> None:
@@ -191,16 +197,14 @@ class CrowdCore(HostCore):
         self._places = {name: i for i, name in enumerate(robots)}
         self._moved = False
 
-    def take(
-        self, step: Step, reading: Reading, *, received_s: float, now_s: float
-    ) -> tuple[Latch, list[Reply]]:
+    def see(self, step: Step, reading: Reading, *, received_s: float, now_s: float) -> list[Reply]:
         """Latch the counts and draw who does what; return replies of polls that waited."""
         old, target = self.latch, target_of(step)
         self._moved = old is not None and self._whole and (old.ep, old.t + 1) == (step.ep, step.t)
         cdf = self.shelf.cdf(step.pol)[target]
         self._crowd.act(np.diff(cdf, axis=-1, prepend=0.0), target)
         nobody = reading._replace(zones=_NOBODY, up=_NOBODY > 0, altered=None)
-        return super().take(step, nobody, received_s=received_s, now_s=now_s)
+        return super().see(step, nobody, received_s=received_s, now_s=now_s)
 
     def _replies(self, poll: Poll, latch: Latch | None, flag: Flag, now_s: float) -> list[Reply]:
         if latch is not None:  # names for all who are new, at once

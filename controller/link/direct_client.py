@@ -24,8 +24,8 @@ import socket
 import struct
 import threading
 import time
-from collections.abc import Callable, Sized
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sized
+from contextlib import contextmanager, suppress
 from typing import Any, NamedTuple
 
 from paho.mqtt.client import Client, MQTTMessageInfo, MQTTv5
@@ -48,6 +48,13 @@ class Published(NamedTuple):
     topic: str
     payload: bytes
     retained: bool
+
+
+class _Bundle(NamedTuple):
+    """Packets for one connection."""
+
+    sock: Any
+    data: bytearray
 
 
 class BufferedSocket(socket.socket):
@@ -123,33 +130,57 @@ class DirectClient(Client):
         self._read_lock = threading.RLock()
         self._attended_until_s = float("-inf")
         self._network_reads = False
+        self._bundle: _Bundle | None = None
         super().__init__(*arguments, **options)
         self._told = MQTTMessageInfo(0)  # paho marks each packet as sent; nobody asks for these
         self._properties = b"\x00" if self._protocol == MQTTv5 else b""
 
     def send(self, topic: str, payload: bytes) -> bool:
         """Write a message that is not retained, at QoS 0; False without a connection."""
-        if self._sock is None:
+        sock = self._sock
+        if sock is None:
             return False
         name = topic.encode()
         packet = bytearray((MessageType.PUBLISH,))
         self._pack_remaining_length(packet, 2 + len(name) + len(self._properties) + len(payload))
         packet += struct.pack("!H", len(name)) + name + self._properties + payload
+        if self._bundle is not None and self._bundle.sock is sock:
+            self._bundle.data.extend(packet)
+        else:
+            self._write(bytes(packet))
+        return True
+
+    @contextmanager
+    def bundled(self) -> Iterator[None]:
+        """Keep back what is sent in the block and write it in one piece at its end.
+
+        One call of the operating system for a step and a hundred polls. For one thread; what was
+        kept for a connection that has broken meanwhile is lost with it.
+        """
+        bundle = self._bundle = _Bundle(self._sock, bytearray())
+        try:
+            yield
+        finally:
+            self._bundle = None
+            if bundle.data and bundle.sock is self._sock:
+                self._write(bytes(bundle.data))
+
+    def _write(self, data: bytes) -> None:
+        """Write whole packets; what the socket does not take is left to the network thread."""
         self._out_packet.append(
             {
                 "command": int(MessageType.PUBLISH),
                 "mid": 0,
                 "qos": 0,
                 "pos": 0,
-                "to_process": len(packet),
-                "packet": bytes(packet),
+                "to_process": len(data),
+                "packet": data,
                 "info": self._told,
             }
         )
         written = self._packet_write() == MQTTErrorCode.MQTT_ERR_SUCCESS
         if not written or self._out_packet:
             self._wake()
-        return True
 
     def flush(self) -> None:
         """Write what paho's own methods left to the network thread."""
@@ -182,6 +213,13 @@ class DirectClient(Client):
             return
         if self._sock is None:
             self._wake()
+
+    def attend(self, wait_s: float) -> Any:
+        """Say that within `wait_s` wall seconds somebody will `read`; return the socket."""
+        self._attended_until_s = time.monotonic() + wait_s + PATIENCE_S
+        if self._network_reads:
+            self._wake()
+        return self._sock
 
     def leave(self) -> None:
         """Say that nobody is going to `read` for a while: the network thread does."""

@@ -57,5 +57,12 @@ class Inbox:
                 self._changed.wait_for(lambda: bool(self._unread), timeout_s)
             return self._unread.popitem(last=False)[1] if self._unread else None
 
+    def take_all(self) -> list[Inbound]:
+        """Return all unread messages, oldest first."""
+        with self._changed:
+            unread = list(self._unread.values())
+            self._unread.clear()
+            return unread
+
     def __len__(self) -> int:
         return len(self._unread)

@@ -13,7 +13,7 @@ number. So numbers rise, with gaps.
 import logging
 import socket
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from random import SystemRandom
 from threading import Condition
@@ -107,6 +107,8 @@ class MqttTransport:
         self._unsent = 0
         self._heard_wall_s = float("-inf")
         self._pongs = 0
+        self._wake: Callable[[], None] | None = None
+        self._collecting = False
 
     def open(self, session: Session, timeout_s: float = 10.0) -> None:
         """Connect, subscribe, announce; a broker that is not there yet is waited for.
@@ -173,6 +175,30 @@ class MqttTransport:
                 return message
         return self._inbox.take(left_s)
 
+    def tell(self, wake: Callable[[], None] | None) -> None:
+        """Call `wake`, in any thread, for what comes while nobody is in `collect`."""
+        self._wake = wake
+
+    def attend(self, wait_s: float) -> socket.socket | None:
+        """Say that `collect` is called within `wait_s` wall seconds; return what to wait on.
+
+        None where what comes is seen by `tell` only: with TLS, or without a connection.
+        """
+        client = self._client
+        if not isinstance(client, DirectClient) or not self.connected:
+            return None  # a session comes up in the network thread
+        sock: socket.socket | None = client.attend(wait_s)
+        return sock
+
+    def collect(self) -> list[Inbound]:
+        """Return all that has come, without waiting."""
+        client = self._client
+        self._collecting = True
+        if isinstance(client, DirectClient) and self.connected:
+            client.read(0.0)
+        self._collecting = False
+        return self._inbox.take_all()
+
     def close(self, farewell: Sequence[Outbound] = ()) -> None:
         """Publish `farewell` and wait until it is out, then disconnect cleanly. Idempotent."""
         client = self._client
@@ -234,7 +260,8 @@ class MqttTransport:
         with suppress(OSError):  # closed meanwhile: nothing is sent either
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_CORK, 1)
         try:
-            yield
+            with client.bundled():
+                yield
         finally:
             with suppress(OSError):
                 client.flush()
@@ -393,14 +420,19 @@ class MqttTransport:
         self._pongs += 1
 
     def _on_message(self, _: Client, __: Any, message: MQTTMessage) -> None:
-        self._heard_wall_s = time.monotonic()
-        self._inbox.put(
+        self._keep(
             Inbound(message.topic, bytes(message.payload), message.retain, self._clock.now())
         )
 
     def _on_published(self, message: Published) -> None:
+        self._keep(Inbound(*message, self._clock.now()))
+
+    def _keep(self, message: Inbound) -> None:
         self._heard_wall_s = time.monotonic()
-        self._inbox.put(Inbound(*message, self._clock.now()))
+        self._inbox.put(message)
+        wake = self._wake
+        if wake is not None and not self._collecting:
+            wake()
 
     def _on_connect_fail(self, client: Client, _: Any) -> None:
         if client is self._client:

@@ -10,7 +10,8 @@ import pytest
 
 from kofn.controller.link.clock import FakeClock
 from kofn.controller.link.hostlog import StepTaken, read_host_log
-from kofn.controller.link.messages import Pace, Row
+from kofn.controller.link.messages import Halt, Pace, Row, encode
+from kofn.controller.link.transport import Inbound
 from kofn.sim.crowd import Crowd
 from kofn.sim.crowd_host import CrowdAgent, CrowdBank, CrowdLog
 from kofn.sim.motion import MotionKernel
@@ -72,6 +73,20 @@ def test_what_all_robots_say_is_what_the_log_counts(counted: Counted, tmp_path: 
     zones = np.bincount([row.z or 0 for row in after], minlength=ZONES)
     logged = np.bincount(steps[4].z, weights=steps[4].w, minlength=ZONES)
     assert np.array_equal(zones, logged)
+
+
+def test_a_crowd_that_was_stopped_before_it_set_off_stays_where_it_is(counted: Counted) -> None:
+    rig = counted.rig
+    crowd = rig.bank.crowd
+    rig.step(0)
+    before = crowd.counts
+    for message in (rig.step_message(1), Halt(ep=1, by="operator")):
+        rig.agent.on_message(Inbound(rig.topic(message), encode(message), False, 0.0))
+    there = crowd.counts
+    assert not np.array_equal(there, before)  # the option of step 0 was acted out
+    rig.run(0.0)
+    rig.step(0, ep=2)
+    assert np.array_equal(crowd.counts, there)
 
 
 def test_an_answer_tells_how_many_robots_there_are(counted: Counted) -> None:

@@ -31,6 +31,7 @@ from kofn.controller.link.policies import pack_policy, spaces_of
 from kofn.controller.link.transport import Inbound, Outbound, Session
 from kofn.hardware.agent import REALTIME_SLICE_S, HostAgent
 from kofn.hardware.announce import offer
+from kofn.hardware.driver import HOLD
 
 
 def codes(rig: Any) -> list[str]:
@@ -484,8 +485,49 @@ def test_a_realtime_bank_that_says_when_it_has_work_is_left_alone_until_then(
     for rig, wake_s in ((plain, REALTIME_SLICE_S), (timed, 0.75)):
         payload = encode(rig.step_message(0))
         rig.agent.on_message(Inbound(rig.topics.step, payload, retained=False, at_s=0.0))
-        assert rig.bank.moving
         assert rig.agent.on_time() == wake_s
+        assert rig.bank.moving
+
+
+def test_a_poll_that_came_with_its_step_is_answered_before_the_robots_are_set_off(rig: Any) -> None:
+    """The controller waits for it; the latch is read already."""
+    rig.poll(0)
+    rig.heard.clear()
+    calls = rig.bank.calls
+    calls.clear()
+    for message in (rig.step_message(0), rig.poll_message(0)):
+        rig.agent.on_message(Inbound(rig.topic(message), encode(message), False, 0.0))
+    assert calls == []
+    rig.agent.on_time()
+    assert calls == ["apply"]
+    rig.run(0.0)
+    (reply,) = rig.all(Reply)
+    assert [row.flag for row in reply.r] == [Flag.OK] * len(rig.bank.robots)
+
+
+@pytest.mark.parametrize(
+    "stop",
+    [
+        Halt(ep=1, by="operator"),
+        Cmd(ep=1, id="0" * 16, op="HOLD", ttl=10_000),
+        Cmd(ep=1, id="0" * 16, op="LEAVE", ttl=10_000),
+    ],
+    ids=["halt", "hold", "leave"],
+)
+def test_a_step_that_came_with_an_order_to_stop_moves_nobody(
+    rig_class: Any, tmp_path: Path, stop: Halt | Cmd
+) -> None:
+    path = tmp_path / "host.jsonl"
+    with HostLog(path) as log:
+        rig = rig_class(log=log)
+        for message in (rig.step_message(0), stop):
+            rig.agent.on_message(Inbound(rig.topic(message), encode(message), False, 0.0))
+        rig.run(20.0)
+        assert rig.bank.applied == []
+        assert "hold" in rig.bank.calls
+        rig.agent.close()
+    (taken,) = [row for row in read_host_log(path) if isinstance(row, StepTaken)]
+    assert set(taken.a) == {HOLD}
 
 
 def test_realtime_host_publishes_no_done(rig: Any) -> None:

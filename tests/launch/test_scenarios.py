@@ -13,12 +13,26 @@ from kofn_process import Kofn
 from kofn.controller.core.errors import InputError
 from kofn.hardware.firmware_bench import find_micropython
 from kofn.hardware.grid import GridLayout
-from kofn.launch.fleet import run_scenario
-from kofn.launch.parts import SwarmConfig, make_swarm
+from kofn.launch.fleet import processes, run_scenario
+from kofn.launch.parts import Connection
 from kofn.launch.preparing import build_game, load_policy
-from kofn.launch.scenario import GameSection, load_scenario, scenario_folder, scenario_names
+from kofn.launch.scenario import (
+    GameSection,
+    HostSection,
+    load_scenario,
+    scenario_folder,
+    scenario_names,
+)
+from kofn.launch.swarm_host import (
+    MoreHost,
+    SwarmConfig,
+    make_swarm,
+    read_more,
+    run_swarms,
+)
 from kofn.launch.truth import read_truth
 from kofn.launch.verifying import verify
+from kofn.sim.faults import Fault
 from kofn.sim.motion import MotionKernel
 
 
@@ -68,6 +82,40 @@ def test_parameters_reach_the_game() -> None:
     assert game.P_l[0, 2, 1, 3] == pytest.approx(0.4)
 
 
+def test_simulated_hosts_that_name_a_process_share_it(scenario: Callable[..., Path]) -> None:
+    hosts = load_scenario("tenthousand").hosts
+    assert [[host.name for host in process] for process in processes(hosts)] == [
+        [f"{side}-{i}" for i in range(5)] for side in ("left", "right")
+    ]
+    mixed = [
+        HostSection(name="p"),
+        HostSection(name="a", process="p"),
+        HostSection(name="b"),
+        HostSection(name="c", process="p"),
+    ]
+    assert [[host.name for host in process] for process in processes(mixed)] == [
+        ["p"],
+        ["a", "c"],
+        ["b"],
+    ]
+
+
+@pytest.mark.parametrize(
+    ("more", "sentence"),
+    [
+        ('[[hosts]]\nname = "r"\nkind = "robot"\nprocess = "p"', "process of its own"),
+        ('[[hosts]]\nname = "r"\nprocess = "p"\n[[faults]]\nkind = "dead"\nrobots = 1', "faults"),
+    ],
+)
+def test_who_cannot_share_a_process_is_told(
+    scenario: Callable[..., Path], more: str, sentence: str
+) -> None:
+    path = scenario()
+    path.write_text(f"{path.read_text()}\n{more}\n")
+    with pytest.raises(InputError, match=sentence):
+        load_scenario(str(path))
+
+
 def test_a_byte_order_mark_does_not_matter(scenario: Callable[..., Path]) -> None:
     path = scenario()
     path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
@@ -92,6 +140,7 @@ def test_the_mixed_scenario_runs_and_learns_its_own_policy(kofn: Kofn) -> None:
         pytest.param("crowded30", marks=pytest.mark.slow),
         pytest.param("thousand", marks=pytest.mark.slow),
         "million",
+        "tenthousand",
     ],
 )
 def test_scenario_runs_from_the_broker_to_the_report(
@@ -100,7 +149,9 @@ def test_scenario_runs_from_the_broker_to_the_report(
     text = (scenario_folder() / f"{name}.toml").read_text()
     for line in ("control = true", "parameters = { move_success = 0.8 }"):
         text = text.replace(line, "")
-    text = text.replace("robots = 500000", "robots = 11000")
+    text = text.replace("robots = 500000", "robots = 11000").replace(
+        "robots = 1000\n", "robots = 40\n"
+    )
     (tmp_path / "short.toml").write_text(f'{text}\n[policy]\nfile = "{policy_file}"\n')
     result = kofn.json("up", "short.toml", "--steps", "2", "--no-video")
     scenario = load_scenario(name)
@@ -258,3 +309,32 @@ def test_boards_take_part_beside_simulated_robots(tmp_path: Path) -> None:
     assert result["steps"] == 4
     truth = read_truth(Path(result["run_dir"]))
     assert len(truth.robots) == 4
+
+
+def test_hosts_that_cannot_share_a_process_are_refused_before_anything_starts(
+    tmp_path: Path,
+) -> None:
+    first = Connection(fleet="f", url="mqtt://127.0.0.1:1"), SwarmConfig(host="a", robots=2)
+    for change, sentence in (
+        ({"host": "a"}, "names of their own"),
+        ({"host": "b", "speed": 2.0}, "one speed"),
+        ({"host": "b", "faults": (Fault(kind="dead", robots=1),)}, "process of its own"),
+    ):
+        other = msgspec.structs.replace(first[1], **change)
+        with pytest.raises(InputError, match=sentence):
+            run_swarms([first, (first[0], other)])
+    path = tmp_path / "more.json"
+    for text, sentence in (
+        (b"{", "not a list of hosts"),
+        (b'[{"host": "b"}]', "robots"),
+        (b'[{"host": "b", "robots": 3, "pace": "realtime"}]', "pace"),
+    ):
+        path.write_bytes(text)
+        with pytest.raises(InputError, match=sentence):
+            read_more(path)
+    with pytest.raises(InputError, match="cannot read"):
+        read_more(tmp_path / "none.json")
+    path.write_bytes(b'[{"host": "b", "robots": 3, "log": "b.jsonl"}]')
+    (more,) = read_more(path)
+    assert more == MoreHost(host="b", robots=3, log="b.jsonl")
+    assert more.config(first[1]).log == Path("b.jsonl")

@@ -11,7 +11,7 @@ from contextlib import closing
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from wires import ROOT, MqttWire, mute, until
+from wires import ROOT, MqttWire, collect, mute, payloads, until
 
 from kofn.controller.link.direct_client import BufferedSocket, DirectClient, Published
 
@@ -162,3 +162,30 @@ def test_who_reads_does_not_wait_beside_a_message_that_the_network_thread_has_re
     began_s = time.monotonic()
     client.read(20.0, queue=[b"read by the other thread just now"])
     assert time.monotonic() - began_s < 10
+
+
+@pytest.mark.broker
+def test_what_is_sent_in_one_piece_comes_whole_and_in_order(mqtt_wire: MqttWire) -> None:
+    host, controller = mqtt_wire.transport("h1"), mqtt_wire.transport("controller")
+    host.open(mute("h1", "step", "poll/h1"))
+    controller.open(mute("controller"))
+    sent = [b"%d" % i * (1 + 500 * (i % 3)) for i in range(100)]
+    with controller.in_one_segment():
+        for i, payload in enumerate(sent):
+            controller.publish(f"{ROOT}{'poll/h1' if i % 2 else 'step'}", payload)
+        assert host.receive(0.05) is None  # nothing left before the end of the block
+    got = collect(host, lambda messages: len(messages) == len(sent))
+    assert payloads(got) == sent
+
+
+@pytest.mark.broker
+def test_what_was_kept_for_a_connection_that_broke_is_lost_with_it(mqtt_wire: MqttWire) -> None:
+    """A step of before must not come after the presence of the next connection."""
+    host, controller = mqtt_wire.transport("h1"), mqtt_wire.transport("controller")
+    host.open(mute("h1", "step"))
+    controller.open(mute("controller"))
+    with controller.in_one_segment():
+        controller.publish(f"{ROOT}step", b"stale")
+        mqtt_wire.cut(controller)
+    controller.publish(f"{ROOT}step", b"fresh")
+    assert payloads(collect(host, bool)) == [b"fresh"]
