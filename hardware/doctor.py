@@ -120,7 +120,9 @@ async def _look_at(driver: Driver) -> list[Line]:
         return [Line(f"driver {known.kind}", ok=False, seen=error.cause, hint=error.hint)]
     try:
         seen = await driver.read()
-        lines.append(Line(f"driver {known.kind}", ok=True, seen="opens, motors stopped"))
+        identity = getattr(driver, "identity", "")  # of drivers whose device says what it is
+        answers = f"opens, motors stopped{f'; {identity}' if identity else ''}"
+        lines.append(Line(f"driver {known.kind}", ok=True, seen=answers))
         if known.has_battery:
             there = seen.battery_v is not None
             volts = f"{seen.battery_v:.2f} V" if seen.battery_v is not None else "no reading"

@@ -136,7 +136,7 @@ def reach(
     *,
     name: str = "kofn-doctor",
     filters: Sequence[tuple[str, int]] = (),
-    then: Callable[[MqttTransport], Finding] | None = None,
+    then: Callable[[MqttTransport], list[Finding]] | None = None,
 ) -> list[Finding]:
     """Log in, and time signs of life of the broker; then look at what was subscribed to.
 
@@ -147,7 +147,7 @@ def reach(
     name
         Client id.
     filters, then
-        Topics with their QoS, and what makes a finding of them.
+        Topics with their QoS, and what makes findings of them.
     """
     transport = connection.transport(MonotonicClock())
     session = Session(
@@ -161,7 +161,7 @@ def reach(
     try:
         what = f"{connection.url} accepts {connection.username or name!r}"
         found = [Finding(check="broker", state="ok", what=what), _echo(transport)]
-        return found if then is None else [*found, then(transport)]
+        return found if then is None else [*found, *then(transport)]
     finally:
         transport.close()
 

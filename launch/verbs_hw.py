@@ -2,11 +2,9 @@
 """`kofn hw`: a robot with motors, on its own machine."""
 
 import asyncio
-import contextlib
 import math
 import os
 import sys
-import time
 from contextlib import closing
 from datetime import UTC, datetime
 from pathlib import Path
@@ -19,8 +17,6 @@ from kofn.controller.core.errors import InputError, RunError
 from kofn.controller.link.address import parse_url
 from kofn.controller.link.audit import some
 from kofn.controller.link.clock import MonotonicClock
-from kofn.controller.link.messages import Pose, decode
-from kofn.controller.link.mqtt import MqttTransport
 from kofn.controller.link.policies import pack_file
 from kofn.controller.link.topics import Topics
 from kofn.controller.link.transport import Session
@@ -46,12 +42,13 @@ from kofn.hardware.selftest_result import SelftestResult, write_result
 from kofn.hardware.wheels_up import deadband_of, find_start, show
 from kofn.launch import options
 from kofn.launch.access_options import ANONYMOUS, Access, InsecureLab, with_access
+from kofn.launch.doctor_lines import as_line, broker_lines, camera_lines
 from kofn.launch.halting import Halting
 from kofn.launch.output import emit
 from kofn.launch.parts import Connection, read_credentials
 from kofn.launch.robot_files import read_robot_files
 from kofn.launch.robot_host import LIMITS, state_folder, table_of
-from kofn.launch.verbs_doctor import Finding, certificate, reach
+from kofn.launch.verbs_doctor import certificate
 from kofn.launch.verbs_doctor import clock as find_clock
 from kofn.launch.verbs_localise import lens, localise
 
@@ -72,7 +69,6 @@ DriverName = Annotated[str | None, typer.Option("--driver", help="Name of the dr
 Settings = Annotated[str, typer.Option("--settings", help="Settings of the driver as JSON.")]
 TOKEN_VARIABLE = "KOFN_OPERATOR_TOKEN"  # noqa: S105  the name of a variable
 WheelWay = Literal["forward", "backward"]
-POSE_WAIT_S = 1.0
 STRAIGHT_M, TURNS = 1.0, 5
 
 
@@ -85,10 +81,19 @@ def doctor(
     fleet: options.Fleet = "fleet",
     state: State = None,
     broker: Annotated[str | None, typer.Option(help="Broker as mqtt://host:port.")] = None,
+    camera: Annotated[
+        Path | None, typer.Option(help="Camera file: see the tags in one picture, too.")
+    ] = None,
+    robots: Annotated[
+        Path | None, typer.Option(help="Fleet file, for the tags that robots wear.")
+    ] = None,
+    source: Annotated[
+        str, typer.Option(help="Number of the camera, a film, or a folder of pictures.")
+    ] = "0",
     access: Access = ANONYMOUS,
     json: options.Json = False,
 ) -> None:
-    """Look at everything that a robot needs; code 1 when something is missing."""
+    """Look at everything that a robot needs; code 2 when something is missing."""
     made = None if driver is None else make_driver(driver, MonotonicClock(), _table(settings))
     lines = looking.machine_lines(driver)
     if host is not None or state is not None:
@@ -100,17 +105,19 @@ def doctor(
             made = None  # its agent has the device
     if made is not None:
         lines += looking.driver_lines(made)
-    lines += [_as_line(find_clock(datetime.now(UTC)))]
+    lines += [as_line(find_clock(datetime.now(UTC)))]
     shown = [path for path in (access.tls_ca, access.tls_cert) if path is not None]
-    lines += [_as_line(certificate(path, datetime.now(UTC))) for path in shown]
+    lines += [as_line(certificate(path, datetime.now(UTC))) for path in shown]
     if access.tls_key is not None:
         lines.append(looking.key_line(access.tls_key))
     if broker is not None:
-        lines += _broker_lines(access.connect(fleet, broker), host)
+        lines += broker_lines(access.connect(fleet, broker), host)
     elif host is None:
         hint = "name it: --broker mqtt://host"
         lines.append(Line("broker", ok=True, seen="none named", hint=hint, warn=True))
-    _report(lines, json)
+    if camera is not None:
+        lines += camera_lines(camera, robots, source)
+    _report(lines, json, code=2)
 
 
 @app.command()
@@ -568,35 +575,6 @@ def _on_the_bench(driver: Driver, limits: RobotLimits, work: Any, share: float =
         raise RunError(f"{error.cause}; {error.hint}") from error
 
 
-def _as_line(found: Finding) -> Line:
-    warn = found.state == "warn"
-    return Line(found.check, found.state != "fail", found.what, found.hint, warn)
-
-
-def _broker_lines(connection: Connection, host: str | None) -> list[Line]:
-    if host is None:
-        found = reach(connection, name="doctor")
-    else:
-        poses = Topics(connection.fleet).of("pose", host)
-        # Not a role's id: the doctor must not put anybody off the broker.
-        found = reach(connection, name="doctor", filters=((poses, 0),), then=_poses)
-    return [_as_line(each) for each in found]
-
-
-def _poses(transport: MqttTransport) -> Finding:
-    """Whether a camera tells this host where its robots are, and how old that is; never a fault."""
-    ages: dict[str, int] = {}
-    end_s = time.monotonic() + POSE_WAIT_S
-    while time.monotonic() < end_s and not ages:
-        message = transport.receive(0.1)
-        if message is not None and message.payload:
-            with contextlib.suppress(InputError):
-                ages = {row.id: row.age_ms for row in decode(Pose, message.payload).r}
-    oldest = f"{len(ages)} robots, the oldest {max(ages.values(), default=0)} ms old"
-    none = f"none within {POSE_WAIT_S:g} s: no camera, or this login may not read them"
-    return Finding(check="poses", state="ok", what=oldest if ages else none)
-
-
 def _halt_fleet(connection: Connection, why: str) -> Halting:
     """Publish a halt, repeat it, and hear who answers."""
     topics, clock = Topics(connection.fleet), MonotonicClock()
@@ -617,8 +595,8 @@ def _halt_fleet(connection: Connection, why: str) -> Halting:
     return halting
 
 
-def _report(lines: list[Line], as_json: bool) -> None:
-    """Print lines; code 1 when one of them failed, warnings are none."""
+def _report(lines: list[Line], as_json: bool, code: int = 1) -> None:
+    """Print lines; exit with `code` when one of them failed, warnings are none."""
     rows = [line._asdict() for line in lines]
     failed = [line for line in lines if not line.ok]
     width = max(len(line.name) for line in lines)
@@ -630,4 +608,4 @@ def _report(lines: list[Line], as_json: bool) -> None:
             table.append(f"      {'':<{width}}  hint: {line.hint}")
     emit({"ok": not failed, "lines": rows}, table, as_json=as_json)
     if failed:
-        raise typer.Exit(1)
+        raise typer.Exit(code)

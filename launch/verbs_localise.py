@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import msgspec
-import numpy as np
 import typer
 
 from kofn.controller.core.errors import InputError, RunError
@@ -16,6 +15,7 @@ from kofn.controller.link.secret_files import PUBLIC, write_atomic
 from kofn.hardware.fleet_file import read_fleet
 from kofn.launch import options
 from kofn.launch.access_options import ANONYMOUS, Access, with_access
+from kofn.launch.doctor_lines import TAGS_HINT, seen_tags
 from kofn.launch.output import emit
 from kofn.launch.signals import StopFlag
 
@@ -25,8 +25,6 @@ if TYPE_CHECKING:
     from kofn.hardware.localise.camera import CameraFile
     from kofn.hardware.localise.localiser import Frame, TaggedRobot
 
-LEAST_SIDE_PX = 30.0
-"""Side of a tag that is read surely."""
 _OWN = {"tag": "tag", "height_m": "tag_height_m"}
 
 
@@ -68,9 +66,7 @@ def localise(
         separation_m=separation,
     )
     frames = _frames(source, file, clock)
-    first = next(frames, None)  # a camera that is not there is said before anything is connected
-    if first is None:
-        raise InputError(f"{source} has no pictures")
+    first = _first(frames, source)  # before anything is connected
     if look:
         _tell_tags(first, file, {robot.tag: robot.robot for robot in wearers}, json)
         return
@@ -174,25 +170,31 @@ def tagged_robots(path: Path) -> "list[TaggedRobot]":
     return found
 
 
+def first_picture(camera: Path, source: str, clock: Clock) -> "tuple[CameraFile, Frame]":
+    """Return a camera's file and one picture of it; raises `InputError` or `RunError`."""
+    from kofn.hardware.localise.camera import read_camera
+
+    _need_opencv()
+    file = read_camera(camera)
+    frames = _frames(source, file, clock)
+    return file, _first(frames, source)
+
+
+def _first(frames: "Iterator[Frame]", source: str) -> "Frame":
+    first = next(frames, None)
+    if first is None:
+        raise InputError(f"{source} has no pictures")
+    return first
+
+
 def _tell_tags(frame: "Frame", camera: "CameraFile", names: dict[int, str], json: bool) -> None:
     """Print how large each expected tag is in a picture; code 2 when one is missing or small."""
-    from kofn.hardware.localise.detect import TagDetector
-
-    seen = TagDetector(width=camera.width).find(frame.picture)
-    rows, lines = [], []
-    for tag, name in {**dict.fromkeys((t.id for t in camera.floor), "floor"), **names}.items():
-        quad = seen.corners.get(tag)
-        side_px = None if quad is None else float(np.linalg.norm(np.roll(quad, 1, 0) - quad) / 2)
-        ok = side_px is not None and side_px >= LEAST_SIDE_PX
-        rows.append({"tag": tag, "wearer": name, "side_px": side_px, "ok": ok})
-        what = "seen twice" if tag in seen.doubled else "not seen"
-        told = what if side_px is None else f"{side_px:.0f} px a side"
-        lines.append(f"{'ok  ' if ok else 'FAIL'}  tag {tag:<4} {name}: {told}")
-    missed = [row for row in rows if not row["ok"]]
+    seen = seen_tags(frame, camera, names)
+    lines = [f"{'ok  ' if s.ok else 'FAIL'}  tag {s.tag:<4} {s.wearer}: {s.words}" for s in seen]
+    missed = not all(s.ok for s in seen)
     if missed:
-        lines.append(
-            f"hint: {LEAST_SIDE_PX:g} px a side are needed: larger tags, or a lower, sharper camera"
-        )
+        lines.append(f"hint: {TAGS_HINT}")
+    rows = [{"tag": s.tag, "wearer": s.wearer, "side_px": s.side_px, "ok": s.ok} for s in seen]
     emit({"ok": not missed, "tags": rows}, lines, as_json=json)
     if missed:
         raise typer.Exit(2)

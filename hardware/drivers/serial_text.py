@@ -131,6 +131,11 @@ class SerialTextDriver(SerialRobot):
             has_estop_input=True,
         )
 
+    @property
+    def identity(self) -> str:
+        """What answered at the port, with the protocol that it speaks; "" before `open`."""
+        return f"{self.board}, protocol {PROTOCOL}" if self.board else ""
+
     async def open(self) -> None:
         """Take the port, stop the motors, check who answers."""
         self._line.open()

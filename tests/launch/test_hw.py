@@ -18,13 +18,14 @@ from plain_broker import PlainBroker, plain_broker
 
 from kofn.controller.core.errors import InputError
 from kofn.controller.link.clock import MonotonicClock
-from kofn.controller.link.messages import Pose, PoseRow, encode
+from kofn.controller.link.messages import Pose, PoseRow, Roster, encode
 from kofn.controller.link.mqtt import MqttTransport
 from kofn.controller.link.transport import Session
 from kofn.hardware.calibration import Calibration, read_calibration, write_calibration
 from kofn.hardware.doctor import key_line
 from kofn.hardware.fakes.serial_devices import TextBoard
 from kofn.hardware.fleet_file import read_fleet
+from kofn.launch.doctor_lines import software_finding
 
 FLEET = """
 [all]
@@ -55,9 +56,9 @@ def driver_of(board: TextBoard) -> list[str]:
     return ["--driver", "serial", "--settings", f'{{"port": "{board.path}", "answer_s": 0.5}}']
 
 
-def test_doctor_without_anything_attached_is_a_table_with_hints_and_code_1(kofn: Kofn) -> None:
+def test_doctor_without_anything_attached_is_a_table_with_hints_and_code_2(kofn: Kofn) -> None:
     done = kofn.run("hw", "doctor")
-    assert done.returncode == 1
+    assert done.returncode == 2
     assert "Traceback" not in done.stdout + done.stderr
     lines = done.stdout.splitlines()
     failed = [i for i, line in enumerate(lines) if line.startswith("FAIL")]
@@ -82,16 +83,45 @@ def test_doctor_looks_at_key_files_and_at_the_camera_s_poses(kofn: Kofn, tmp_pat
         try:
             pose = encode(Pose(b="b", r=[PoseRow("h0.r0", 0.0, 0.0, 0.0, 40)]))
             voice.publish("kofn1/fleet/pose/h0", pose, qos=1, retain=True)
+            board = a_roster(sw="kofn-firmware 0.0.1")
+            voice.publish("kofn1/fleet/roster/h0", encode(board), qos=1, retain=True)
             done = kofn.run("hw", "doctor", "h0", "--state", str(tmp_path), "--broker", broker.url)
         finally:
             voice.close([])
     assert "1 robots, the oldest 40 ms old" in done.stdout
+    assert "kofn-firmware 0.0.1, protocol 1" in done.stdout
+    assert "flash the firmware of this version" in done.stdout
+
+
+def a_roster(**changes: Any) -> Roster:
+    no = f"sha256:{'0' * 64}"
+    return Roster(b="b", pace="realtime", robots=["h0.r0"], S=no, G=no, A=no, have=[], **changes)
+
+
+@pytest.mark.parametrize(
+    ("roster", "state", "words"),
+    [
+        (None, "ok", "no roster"),
+        (a_roster(sw="kofn 1.2.3"), "ok", "kofn 1.2.3, protocol 1"),
+        (a_roster(sw="their own 7"), "ok", "their own 7"),
+        (a_roster(), "ok", "unnamed, protocol 1"),
+        (a_roster(sw="kofn 1.2.4"), "warn", "upgrade"),
+        (a_roster(sw="kofn-firmware 1.2.2"), "warn", "flash"),
+        (a_roster(sw="kofn-firmware 1.2.3", proto=[2, 3]), "fail", "speaks protocol 1"),
+    ],
+)
+def test_doctor_compares_versions_of_hosts(roster: Roster | None, state: str, words: str) -> None:
+    found = software_finding(roster, "1.2.3")
+    assert found.state == state
+    assert words in f"{found.what} {found.hint}"
+    assert (found.state == "ok") == (not found.hint)
 
 
 def test_doctor_sees_a_board_and_a_broker(kofn: Kofn, board: TextBoard, tmp_path: Path) -> None:
     with plain_broker(tmp_path) as broker:
         done = kofn.run("hw", "doctor", *driver_of(board), "--broker", broker.url)
-    assert "opens, motors stopped" in done.stdout
+    assert "opens, motors stopped; " in done.stdout
+    assert ", protocol kofn1" in done.stdout
     assert "7.40 V" in done.stdout
     assert "there and back: p50" in done.stdout
 

@@ -21,6 +21,7 @@ from kofn.controller.link.mqtt import MqttTransport
 from kofn.controller.link.transport import Session
 from kofn.hardware.localise.camera import CameraFile, read_camera, straighten
 from kofn.hardware.localise.synthetic import Scene, Studio, Truth, make_camera
+from kofn.launch.doctor_lines import camera_lines
 from kofn.launch.tag_sheets import place_on_page
 from kofn.launch.verbs_localise import lens, localise
 
@@ -99,7 +100,16 @@ def test_one_look_says_which_tags_are_seen_and_how_large(
     assert {row["wearer"] for row in told["tags"]} == {"floor", "cart.r0", "r1"}
     # 12 cm, 3.5 m below a camera of 1024 px focal length.
     assert all(30 < row["side_px"] < 42 for row in told["tags"])
+    shots = str(tmp_path / "shots")
+    seen = camera_lines(files["camera"], files["robots"], shots)
+    assert [line.ok for line in seen] == [True] * len(seen)
+    assert {line.seen.split(":")[0] for line in seen[1:]} == {"floor", "cart.r0", "r1"}
     files["robots"].write_text("[robots.r9]\ntag = 9\n")
+    *_, missing = camera_lines(files["camera"], files["robots"], shots)
+    assert (missing.name, missing.ok, missing.seen) == ("tag 9", False, "r9: not seen")
+    assert "larger tags" in missing.hint
+    (nothing,) = camera_lines(tmp_path / "none.toml", None, shots)
+    assert not nothing.ok
     with pytest.raises(typer.Exit) as ended:
         see(look=True)
     assert ended.value.exit_code == 2
