@@ -13,9 +13,10 @@ from kofn_process import Kofn
 from kofn.controller.core.errors import InputError
 from kofn.hardware.firmware_bench import find_micropython
 from kofn.hardware.grid import GridLayout
-from kofn.launch.fleet import processes, run_scenario
+from kofn.launch.fleet import run_scenario
 from kofn.launch.parts import Connection
 from kofn.launch.preparing import build_game, load_policy
+from kofn.launch.runner import processes
 from kofn.launch.scenario import (
     GameSection,
     HostSection,
