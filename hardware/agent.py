@@ -399,7 +399,6 @@ class HostAgent:
 
     def on_time(self) -> float | None:
         """Do what is due and one slice of the option; return when to be called again."""
-        self._act()
         now_s = self._clock.now()
         if self._guard is not None and self._link is not None:
             self._guard.see_link(self._link.silence_s())
@@ -414,6 +413,7 @@ class HostAgent:
             if why == "hold_timer":
                 self._reporter.report(why, "no valid step for the hold time", self._clock.now())
         self._send(replies)
+        self._act()  # on a step that has not expired meanwhile
         self._reporter.flush(now_s)
         if self._busy:
             self._advance()

@@ -38,7 +38,10 @@ class HostPool:
         self._clock = clock
 
     def run(self, should_stop: Callable[[], bool]) -> None:
-        """Work until `should_stop()`, asked at least every 0.2 s of wall time, or all have left."""
+        """Work until `should_stop()`, asked at least every 0.2 s of wall time, or all have left.
+
+        A host that is told to leave is closed at once, the others go on.
+        """
         woken, waker = socket.socketpair()
         with closing(woken), closing(waker):
             woken.setblocking(False)
@@ -48,13 +51,14 @@ class HostPool:
                 with suppress(OSError):  # full, so it is awake; or closed
                     waker.send(b"\0")
 
-            for _, transport in self._members:
+            transports = [transport for _, transport in self._members]
+            for transport in transports:
                 transport.tell(wake)
             try:
                 while not should_stop() and self._members:
                     self._read(woken, self._do_what_is_due())
             finally:
-                for _, transport in self._members:
+                for transport in transports:
                     transport.tell(None)
 
     def _do_what_is_due(self) -> float:
@@ -66,8 +70,8 @@ class HostPool:
         wait_s = self._clock.to_wall_s(max(0.0, wake_s - self._clock.now()))
         return min(wait_s, PATIENCE_WALL_S)
 
-    def _read(self, woken: socket.socket, wait_s: float) -> bool:
-        """Wait for messages of any host and hand them over; return whether there were any.
+    def _read(self, woken: socket.socket, wait_s: float) -> None:
+        """Wait for messages of any host and hand them over.
 
         All that can be had is read before the first message is handed over, for messages are
         stamped when they are read; and answers leave together at the end: whoever waits for them
@@ -85,8 +89,10 @@ class HostPool:
             for agent, _, messages in came:
                 for message in messages:
                     agent.on_message(message)
+        for agent, _ in self._members:
+            if agent.left:
+                agent.close()
         self._members = [member for member in self._members if not member[0].left]
-        return bool(came)
 
     def _collect(
         self, woken: socket.socket, wait_s: float

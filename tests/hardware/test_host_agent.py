@@ -505,6 +505,16 @@ def test_a_poll_that_came_with_its_step_is_answered_before_the_robots_are_set_of
     assert [row.flag for row in reply.r] == [Flag.OK] * len(rig.bank.robots)
 
 
+def test_a_step_whose_time_is_over_before_the_robots_are_set_off_moves_nobody(rig: Any) -> None:
+    """A process that was frozen between reading a step and acting on it."""
+    message = rig.step_message(0, ttl=500)
+    rig.agent.on_message(Inbound(rig.topics.step, encode(message), False, rig.clock.now()))
+    rig.clock.advance_to(rig.clock.now() + 0.6)
+    rig.agent.on_time()
+    assert rig.bank.applied == []
+    assert rig.bank.calls[-1] == "hold"
+
+
 @pytest.mark.parametrize(
     "stop",
     [

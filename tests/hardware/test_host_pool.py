@@ -14,7 +14,18 @@ import pytest
 
 from kofn.controller.link.broker import BrokerUser, start_broker
 from kofn.controller.link.clock import MonotonicClock
-from kofn.controller.link.messages import Ack, Cmd, Flag, Poll, Reply, Roster, Step, decode, encode
+from kofn.controller.link.messages import (
+    Ack,
+    Cmd,
+    Conn,
+    Flag,
+    Poll,
+    Reply,
+    Roster,
+    Step,
+    decode,
+    encode,
+)
 from kofn.controller.link.mqtt import MqttTransport
 from kofn.controller.link.policies import pack_policy
 from kofn.controller.link.topics import Topics
@@ -26,7 +37,7 @@ from kofn.launch.link_host import HopBank
 pytestmark = pytest.mark.broker
 
 TOPICS = Topics("f")
-KINDS: dict[str, Any] = {"rep": Reply, "roster": Roster, "ack": Ack}
+KINDS: dict[str, Any] = {"rep": Reply, "roster": Roster, "ack": Ack, "conn": Conn}
 HOSTS = ("a", "b", "c")
 ROBOTS = 4
 
@@ -142,6 +153,8 @@ def test_hosts_of_one_process_are_steered_cut_off_and_sent_away_one_by_one(share
         order = Cmd(ep=1, id=f"{ord(name):016x}", op="LEAVE", ttl=10_000)
         shared.controller.publish(TOPICS.of("cmd", name), encode(order), qos=1)
         assert shared.hear("ack", (name,))[name].ok
+        while shared.hear("conn", (name,))[name].st != "OFFLINE":
+            pass
     shared.thread.join(10.0)
     assert not shared.thread.is_alive()
     assert not shared.stopped.is_set()
