@@ -232,6 +232,10 @@ def markdown(study: Study, study_hash: str, table: Table) -> str:
             f"{'yes' if c['holds'] else '**no**'} |"
             for c in table.claims()
         ),
+        "",
+        "## Not reached",
+        "",
+        *(f"- {sentence}" for sentence in _missed(table)),
     ]
     for how in study.partitions:
         lines += ["", f"## {how}", ""]
@@ -265,6 +269,28 @@ def markdown(study: Study, study_hash: str, table: Table) -> str:
         "",
     ]
     return "\n".join(lines)
+
+
+def _missed(table: Table) -> list[str]:
+    """Return one sentence for each claim that does not hold, and for each arm with late runs."""
+    claims = table.claims()
+    failed = [
+        f"{c['partition']}: {c['claim']}, stated before the runs, does not hold: {c['shown']}."
+        for c in claims
+        if not c["holds"]
+    ]
+    late = []
+    for row in table.rows():
+        arm = row["selector"] if row["k"] is None else f"{row['selector']} (k = {row['k']})"
+        never = [
+            f"{found['target']:g} in {found['never']} of {row['runs']} runs"
+            for found in row["targets"]
+            if found["never"]
+        ]
+        if never:
+            late.append(f"{row['partition']}: {arm} never reached {' and '.join(never)}.")
+    none = "Every claim holds." if claims else "No claim could be judged."
+    return (failed or [none]) + (late or ["Every run reached every target."])
 
 
 def _span(seeds: Sequence[int]) -> str:

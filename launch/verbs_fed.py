@@ -109,7 +109,8 @@ def run(
         "models",
         f"engine {engine}, {result['wall_s']:.1f} s; rounds and logs in {result['run_dir']}",
     ]
-    emit(result, lines, as_json=json)
+    asked, trained = int(settings["poll"]), int(settings["train"])
+    emit(result, lines + few_polled(str(settings["selector"]), asked, trained), as_json=json)
 
 
 @app.command("app")
@@ -186,6 +187,18 @@ def keys(
         "clients": [{"name": each.name, "dir": str(each.folder), "new": each.new} for each in made],
     }
     emit(result, lines, as_json=json)
+
+
+def few_polled(selector: str, poll: int, train: int) -> list[str]:
+    """Return a sentence where fewer are polled than train; rules without polls need none."""
+    from kofn.fed.selectors.registry import POLLING
+
+    if selector not in POLLING or poll >= train:
+        return []
+    return [
+        f"poll size {poll} is below the {train} clients that train: the other seats go to clients "
+        "drawn evenly"
+    ]
 
 
 def _words(values: list[str] | None) -> list[str]:

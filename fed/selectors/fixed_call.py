@@ -2,7 +2,8 @@
 """One constant call, chosen on seeds that a study does not use: the control for learned rules.
 
 Polls as the mean-field rule does, with the same bins, deadlines and efforts; only the decision is
-missing. If it ties with a learned policy, the learning bought nothing.
+missing. If it ties with a learned policy, the learning bought nothing. The rule is ours; its
+source is the game of `mean_field` (arXiv 2603.03759), played by a constant policy.
 """
 
 from __future__ import annotations

@@ -6,6 +6,9 @@ r"""Two stages and no continuation, on the same game and the same belief as the 
 
 with mu the belief's shares. One stage would not do: a call is felt one round after it was chosen,
 so that r_g alone always picks the cheapest call. Efforts are those that raise each stage reward.
+
+A control of ours on the game and the belief of `mean_field`: Anand & Karmarkar 2026, arXiv
+2603.03759.
 """
 
 from __future__ import annotations

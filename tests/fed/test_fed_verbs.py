@@ -25,6 +25,7 @@ from kofn_process import Kofn, family, wait_for
 
 from kofn.launch.entry import run as kofn_run
 from kofn.launch.fed_engines import ENVIRONMENT
+from kofn.launch.verbs_fed import few_polled
 
 KEYS = {
     "selector", "rounds", "final_accuracy", "selections", "simulated_s", "polls", "bytes_poll",
@@ -195,6 +196,12 @@ def test_bad_input_is_exit_code_2_and_one_sentence(
     assert not said.out
     assert words in said.err
     assert len(said.err.strip().splitlines()) == 1
+
+
+def test_a_poll_of_fewer_than_train_is_played_and_said_in_one_sentence() -> None:
+    (said,) = few_polled("mean-field", 5, 10)
+    assert said.startswith("poll size 5 is below the 10 clients that train")
+    assert few_polled("mean-field", 10, 10) == few_polled("oort", 5, 10) == []
 
 
 def test_the_service_units_are_valid(tmp_path: Path) -> None:

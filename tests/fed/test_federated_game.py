@@ -16,7 +16,7 @@ from kofn.fed.devices import TraceSettings, synthetic_devices
 from kofn.fed.game import CALLS, FULL, PARTIAL, GameSettings, Shape, build_game, greedy_efforts
 from kofn.fed.kernel import RoundLog, posterior
 from kofn.fed.selectors.fixed_call import FixedCallSelector
-from kofn.fed.selectors.learned import Cancelled
+from kofn.fed.selectors.learned import Cancelled, Fit
 from kofn.fed.selectors.mean_field import MeanFieldSelector
 from kofn.fed.selectors.myopic import MyopicSelector
 from kofn.fed.selectors.safe import constant_policy, share_better
@@ -213,6 +213,46 @@ def paying(extra: float) -> Game:
     return Game(
         game.P_g, r_g, game.P_l, flat, game.gamma, initial=game.initial, horizon=game.horizon
     )
+
+
+def late_reward() -> Game:
+    """Return a game in which call 3, alone, raises the phase, and only the phase pays.
+
+    What is called now is in force next round and raises the phase one round later: the reward is
+    two rounds away. The other calls pay 0, but call 1 a little at once.
+    """
+    shape = Shape(FIVE, CALLS)
+    game = paying(0.1)
+    P_g = np.zeros_like(game.P_g)
+    for phase in range(3):
+        for call in range(5):
+            after = min(phase + 1, 2) if call == 3 else phase
+            for a in range(5):
+                P_g[shape.state(phase, call), a, shape.state(after, a)] = 1.0
+    r_l = np.zeros_like(game.r_l)
+    r_l[shape.state(1, 0) :] = 10.0
+    return Game(P_g, game.r_g, game.P_l, r_l, game.gamma, initial=game.initial, horizon=20)
+
+
+def test_myopic_looks_one_stage_ahead_and_the_learned_rule_further() -> None:
+    def call(selector: Any, game: Game) -> int:
+        selector.register([f"c{i}" for i in range(40)])
+        selector.counts = np.array([2.0, 4.0, 0.0, 3.0, 3.0])
+        selector.adopt(Fit(game, selector.learn_game(game, lambda: False), 1))
+        start = Shape(FIVE, CALLS).state(0, 0)
+        return int(selector.choose(start, start))
+
+    myopic, learned = MyopicSelector(k=12), MeanFieldSelector(k=12, grid=3, exchanges=0)
+    # Two stages away: 0.1 at once is all that myopic sees, the learned rule gives it up.
+    assert call(myopic, late_reward()) == 1
+    assert call(learned, late_reward()) == 3
+    # One stage away: call 2 pays 5 when it is in force, call 1 pays 1 at once; 0.9 * 5 > 1.
+    game = paying(1.0)
+    r_l = np.zeros_like(game.r_l)
+    r_l[[Shape(FIVE, CALLS).state(phase, 2) for phase in range(3)]] = 5.0
+    near = Game(game.P_g, game.r_g, game.P_l, r_l, game.gamma, initial=game.initial, horizon=20)
+    assert call(MyopicSelector(k=12), near) == 2
+    assert call(MeanFieldSelector(k=12, grid=3, exchanges=0), near) == 2
 
 
 def test_a_candidate_is_as_sure_as_the_share_of_drawn_games_in_which_it_earns_more() -> None:

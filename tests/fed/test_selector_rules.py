@@ -158,8 +158,8 @@ def test_oort_leaves_out_who_took_part_too_often() -> None:
 
 
 def test_fedcs_adds_whoever_lengthens_the_round_least() -> None:
-    # (compute, upload): b ends at 3; then a computes meanwhile and adds its upload: 3 + 2 = 5;
-    # c would end at max(3, 9) + 1 = 10, after a at 10 too.
+    # (compute, upload): b ends at 1 + 1 = 2; a computes meanwhile and adds its upload: 2 + 2 = 4;
+    # c is still computing then and ends at max(4, 9) + 1 = 10.
     times = {"a": (1.0, 2.0), "b": (1.0, 1.0), "c": (9.0, 1.0)}
     assert greedy(times, 100, 3) == (["b", "a", "c"], 10.0)
     assert greedy(times, 5.0, 3) == (["b", "a"], 4.0)

@@ -78,7 +78,12 @@ def test_the_report_says_what_was_never_reached_and_whether_claims_hold(tmp_path
     assert row["polls_per_round"][1] > 0
     text = markdown(study, digest, table)
     assert digest in text
-    assert "never" in text
+    (late,) = (line for line in text.splitlines() if "fixed-call (k = 8) never reached" in line)
+    assert late.endswith("0.999 in 2 of 2 runs.")
+    for claim in table.claims():
+        assert (f"{claim['claim']}, stated before the runs, does not hold" in text) is not (
+            claim["holds"]
+        )
     assert "tuning seeds 100" in text
     claims = table.claims()
     assert {c["partition"] for c in claims} == {"dirichlet:0.5"}
