@@ -313,6 +313,9 @@ def _story(kernel: "Kernel", result: dict[str, Any]) -> list[str]:
         found = result["checks"][check]["success"]
         shown = "  ".join(f"{key} {rate:.2f}" for key, rate in found.items())
         lines.append(f"success of moves by {check}: {shown}")
+    if "luck_l1" in result["checks"]:
+        shift = result["checks"]["luck_l1"]
+        lines.append(f"weights take out the luck of the draw: rows move by at most L1 {shift:.3f}")
     lines += [f"warning: {sentence}" for sentence in kernel.info.warnings]
     if "l1_to_compared" in result:
         distance = result["l1_to_compared"]

@@ -2,7 +2,8 @@
 """From recordings of a world, or the record of a run, to a `Kernel`.
 
 A move counts when the robot was available before and after an option that it acted out. Its bin is
-that of the number of available robots in its zone when the option began.
+that of the number of available robots in its zone when the option began. Where it is known how
+actions were drawn, moves have weights that take the luck of the draw out (`luck`).
 """
 
 import hashlib
@@ -16,11 +17,12 @@ import numpy as np
 from kofn.controller.core.errors import InputError
 from kofn.controller.core.game import Game
 from kofn.hardware.arena import layout_of_header
-from kofn.sim.kernel import Kernel, KernelInfo, Symmetry, bin_of, blank
+from kofn.sim.kernel import Kernel, KernelInfo, Symmetry, bin_of, blank, l1_rows
 from kofn.sim.kernel_checks import run_checks
+from kofn.sim.luck import weights
 from kofn.sim.recording import Play, Recording, WorldConfig, record_replicas
 from kofn.sim.robots import RobotSpec
-from kofn.sim.world import IntArray
+from kofn.sim.world import FloatArray, IntArray
 
 
 def identify(
@@ -106,7 +108,7 @@ def identify(
         seeds=[seed],
         versions=versions,
     )
-    return from_recordings(recordings, game, info, first=first)
+    return from_recordings(recordings, game, info, first=first, chance=chosen.pi_l)
 
 
 def world_of(kernel: Kernel, backend: str = "") -> WorldConfig:
@@ -137,13 +139,28 @@ def config_hash(table: dict[str, Any]) -> str:
 
 
 def from_recordings(
-    recordings: list[Recording], game: Game, info: KernelInfo, *, first: tuple[int, ...]
+    recordings: list[Recording],
+    game: Game,
+    info: KernelInfo,
+    *,
+    first: tuple[int, ...],
+    chance: FloatArray | None = None,
 ) -> Kernel:
-    """Count recordings, run all checks, and return the kernel with their results."""
+    """Count recordings, run all checks, and return the kernel with their results.
+
+    Parameters
+    ----------
+    recordings, game, info, first
+        Moves; the rewards and the global kernel that go with them; where they come from; bins.
+    chance
+        P(a | g, z) that actions were drawn from, shape (S_g, S, A): moves are then weighted. None
+        when it is not known.
+    """
     template = blank(game)
 
     def counted(parts: Sequence[Recording]) -> IntArray:
-        return tally(parts, template, first, by_target=info.by_target)
+        found: IntArray = tally(parts, template, first, by_target=info.by_target)
+        return found
 
     counts = counted(recordings)
     if not counts.any():
@@ -156,14 +173,27 @@ def from_recordings(
         parts = _split(recordings, steps // 2)
         halves = tuple(Kernel(counted(part), first, template, info) for part in parts)
     checks, warnings = run_checks(kernel, recordings, halves)  # type: ignore[arg-type]
+    weighted = None
+    if chance is not None:
+        w = weights(recordings, kernel, chance)
+        weighted = tally(recordings, template, first, by_target=info.by_target, weights=w)
+        fair = Kernel(counts, first, template, info, weighted)
+        checks["luck_l1"] = round(float(l1_rows(fair.plain, kernel.plain).max()), 4)
     info = msgspec.structs.replace(info, checks=checks, warnings=[*info.warnings, *warnings])
-    return Kernel(counts, first, template, info)
+    return Kernel(counts, first, template, info, weighted)
 
 
 def tally(
-    recordings: Sequence[Recording], game: Game, first: tuple[int, ...], *, by_target: bool
-) -> IntArray:
+    recordings: Sequence[Recording],
+    game: Game,
+    first: tuple[int, ...],
+    *,
+    by_target: bool,
+    weights: Sequence[FloatArray] | None = None,
+) -> Any:
     """Count moves by (target, bin, zone, action, next zone), shape (G, B, S, A, S).
+
+    With weights of what robots did, (T, n) a recording, these are added up instead.
 
     Raises
     ------
@@ -172,8 +202,8 @@ def tally(
     """
     S, A = game.n_local, game.n_local_actions
     shape = (game.n_global if by_target else 1, len(first), S, A, S)
-    counts = np.zeros(shape, dtype=np.int64)
-    for recording in recordings:
+    counts: Any = np.zeros(shape, dtype=np.int64 if weights is None else np.float64)
+    for index, recording in enumerate(recordings):
         z, a, g = recording.zones, recording.actions, recording.targets
         for what, array, limit in (
             ("zone", z, S),
@@ -187,7 +217,8 @@ def tally(
         s = z[t, i]
         target = g[t] if by_target else np.zeros_like(t)
         b = bin_of(first, crowd[t, s])
-        np.add.at(counts, (target, b, s, a[t, i], z[t + 1, i]), 1)
+        w = 1 if weights is None else weights[index][t, i]
+        np.add.at(counts, (target, b, s, a[t, i], z[t + 1, i]), w)
     return counts
 
 

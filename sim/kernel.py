@@ -8,8 +8,9 @@ A robot that starts an option in zone s with action a, while c robots are in s, 
 
 The *plain* kernel adds the bins up; its prior is 1/2 on each reachable next zone (one that was
 reached from s with any action, or s itself). The prior of a *binned* row is its plain row, worth as
-much in all; so a bin that was never met says what the plain kernel says. With symmetry "ring" rows
-that a rotation maps on each other share their counts. The *ideal* kernel lets each action do what
+much in all; so a bin that was never met says what the plain kernel says. Where moves have weights
+(`luck`), N is their sum in each cell. With symmetry "ring" rows that a rotation maps on each other
+share their counts. The *ideal* kernel lets each action do what
 it most often does.
 
 | symbol | name | shape |
@@ -106,12 +107,15 @@ class Kernel:
         The game whose rewards, global kernel, discount and start hold; its P_l is not used.
     info
         What the counts come from.
+    weighted
+        Sums of the weights of moves, shape of `counts`; None where each move counts as one.
     """
 
     counts: IntArray
     first: tuple[int, ...]
     template: Game
     info: KernelInfo
+    weighted: FloatArray | None = None
 
     def __post_init__(self) -> None:
         counts, game = self.counts, self.template
@@ -128,6 +132,12 @@ class Kernel:
             )
         if counts.min() < 0:
             raise InputError(f"kernel counts hold {counts.min()}, a negative number of moves")
+        weighted = self.weighted
+        if weighted is not None and (
+            weighted.shape != counts.shape or not np.all(weighted[counts == 0] == 0.0)
+            or not np.all(np.isfinite(weighted)) or weighted.min() < 0
+        ):  # fmt: skip
+            raise InputError("weights of kernel counts do not belong to these counts")
         rising = all(a < b for a, b in pairwise(self.first))
         if len(self.first) != B or self.first[0] != 0 or not rising:
             raise InputError(f"bins that start at {self.first} do not fit {B} bins from 0 on")
@@ -145,13 +155,14 @@ class Kernel:
         return (np.array(self.first[1:], dtype=np.float64) - 0.5) / self.info.n
 
     @cached_property
-    def pooled(self) -> IntArray:
-        """Counts that each row may use under the symmetry, shape of `counts`."""
+    def pooled(self) -> FloatArray:
+        """Moves, or their weights, that each row may use under the symmetry, shape of `counts`."""
+        single = self.counts.astype(np.float64) if self.weighted is None else self.weighted
         if self.info.symmetry == "none":
-            return self.counts
-        S, axes = self.counts.shape[2], (0, 2, 4) if self.counts.shape[0] > 1 else (2, 4)
-        turned = [np.roll(self.counts, (r,) * len(axes), axes) for r in range(S)]
-        total: IntArray = np.sum(turned, axis=0)
+            return single
+        S, axes = single.shape[2], (0, 2, 4) if single.shape[0] > 1 else (2, 4)
+        turned = [np.roll(single, (r,) * len(axes), axes) for r in range(S)]
+        total: FloatArray = np.sum(turned, axis=0)
         return total
 
     @cached_property
@@ -228,10 +239,12 @@ class Kernel:
 
     @cached_property
     def sha256(self) -> str:
-        """Identity: a hash of counts, bins, game and pooling."""
+        """Identity: a hash of counts, weights, bins, game and pooling."""
         head = (self.counts.shape, self.first, self.info.symmetry, self.info.n)
         digest = hashlib.sha256(f"kofn-kernel-1 {head} {self.template.sha256}".encode())
         digest.update(self.counts.astype("<i8").tobytes())
+        if self.weighted is not None:
+            digest.update(self.weighted.astype("<f8").tobytes())
         return digest.hexdigest()
 
     def save(self, path: Path) -> None:
@@ -258,6 +271,8 @@ class Kernel:
             "initial_s_g": law_g,
             "initial_s_l": law_l,
         }
+        if self.weighted is not None:
+            arrays["weighted"] = self.weighted
         write_whole(path, pack(arrays, header, "kernel", VERSION), "kernel")
 
     @classmethod
@@ -300,7 +315,7 @@ class Kernel:
             info = msgspec.convert(header["info"], KernelInfo)
         except msgspec.ValidationError as error:
             raise ValueError(error) from error
-        return cls(counts, tuple(header["first"]), blank(template), info)
+        return cls(counts, tuple(header["first"]), blank(template), info, arrays.get("weighted"))
 
 
 def blank(game: Game) -> Game:

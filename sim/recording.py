@@ -13,6 +13,7 @@ seed alone, however many processes share the work.
 | z | zones; -1 unavailable | (T + 1, n) | index |
 | a | actions; -1 hold | (T, n) | index |
 | g, u | targets, global actions (-1: a schedule has none) | (T,) | index |
+| - | places before each option, in worlds with poses | (T, n, 2) | m |
 """
 
 import hashlib
@@ -138,6 +139,7 @@ class Recording:
     decisions: IntArray
     simulated_s: float = 0.0
     cpu_s: float = 0.0
+    places: FloatArray | None = None
 
     @property
     def steps(self) -> int:
@@ -169,8 +171,9 @@ def record(
             actions = np.empty((total, n), dtype=np.int64)
             targets = np.empty(total, dtype=np.int64)
             decisions = np.full(total, -1, dtype=np.int64)
+            places: list[FloatArray] = []
             world.reset(world_seed >> 1)
-            zones[0] = _seen(world)
+            zones[0] = _seen(world, places)
             moving = _targets(play, rng)
             g = moving.first()
             cdf = np.cumsum(play.pi_l, axis=-1)
@@ -183,7 +186,7 @@ def record(
                 see_target(world, g)
                 world.apply(actions[t])
                 world.advance(world.spec.period_s)
-                zones[t + 1] = _seen(world)
+                zones[t + 1] = _seen(world, places)
                 g, decisions[t] = moving.after(t, g, here)
         finally:
             world.close()
@@ -194,6 +197,7 @@ def record(
         decisions[burn_in:],
         total * config.period_s,
         time.process_time() - began,
+        np.stack(places[burn_in:-1]) if places else None,
     )
 
 
@@ -204,8 +208,11 @@ def see_target(world: World, g: int) -> None:
         see(g)
 
 
-def _seen(world: World) -> IntArray:
+def _seen(world: World, places: list[FloatArray]) -> IntArray:
+    """Return zones (-1: not available), and append where robots are if the world knows."""
     snapshot = world.observe()
+    if snapshot.poses is not None:
+        places.append(snapshot.poses[:, :2])
     return np.where(snapshot.up, snapshot.zones, -1).astype(np.int64)
 
 

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: MIT
 """Identification finds the kernel that moved the robots, and says when there is no such kernel."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -32,9 +33,10 @@ TEN_ROBOTS = np.array(
 def identified(
     P: Any, *, steps: int = 400, seed: int = 0, stuck: float = 0.0, **keys: Any
 ) -> Kernel:
-    first = keys.pop("first", FIRST)
+    first, chance = keys.pop("first", FIRST), keys.pop("chance", None)
     recording = drawn(P, FIRST[: len(P)], n=30, steps=steps, seed=seed, stuck=stuck)
-    return from_recordings([recording], arena(), info(symmetry="ring", **keys), first=first)
+    about = info(symmetry="ring", **keys)
+    return from_recordings([recording], arena(), about, first=first, chance=chance)
 
 
 def test_moves_are_counted_by_crowd_zone_action_and_outcome() -> None:
@@ -120,6 +122,36 @@ def test_what_outlasts_an_option_widens_the_intervals() -> None:
     assert radius > 1.5 * intervals(kernel)[2][0, 0, 1]
 
 
+def test_weights_take_out_the_luck_of_the_draw_and_leave_the_long_run() -> None:
+    P, even = ring_kernel(CROWDED), np.full((5, 5, 3), 1 / 3)
+
+    def success(steps: int, seed: int) -> tuple[float, float]:
+        recording = drawn(P, FIRST, n=30, steps=steps, seed=seed)
+        rng = np.random.default_rng(seed)
+        z, a = recording.zones[:-1], recording.actions
+        crowd = (z[:, :, None] == z[:, None, :]).sum(axis=2)
+        failed = 1.0 - np.array(CROWDED)[bin_of(FIRST, crowd)]
+        # Who stood near enough gets there; robots stand anywhere in a zone, whatever they draw.
+        x = rng.random(z.shape)
+        way = np.where(recording.zones[1:] == z, x * failed, failed + x * (1.0 - failed))
+        way = np.where(a == 0, x, way)
+        angle = (z + np.where(a == 2, 1.0 - way, way)) * 2 * np.pi / 5
+        placed = replace(recording, places=np.stack([np.cos(angle), np.sin(angle)], axis=-1))
+        plain, fair = (
+            from_recordings([placed], arena(), info(symmetry="ring"), first=FIRST, chance=chance)
+            for chance in (None, even)
+        )
+        assert fair.counts.sum() == plain.counts.sum()
+        return float(plain.plain[0, 0, 1, 1]), float(fair.plain[0, 0, 1, 1])
+
+    truth = success(6000, 99)
+    assert abs(truth[0] - truth[1]) < 0.004
+    errors = np.array([success(60, seed) for seed in range(60)]) - truth[0]
+    raw, fair = (errors**2).mean(axis=0)
+    assert fair < 0.75 * raw
+    assert abs(errors[:, 1].mean()) < 3 * np.sqrt(fair / 60)
+
+
 def test_the_ideal_kernel_is_what_actions_are_for() -> None:
     kernel = identified(ring_kernel([0.3]))  # moves mostly fail
     assert kernel.purpose[:, 1].tolist() == [1, 2, 3, 4, 0]
@@ -135,7 +167,9 @@ def test_a_bin_that_was_never_met_says_what_the_plain_kernel_says() -> None:
 
 
 def test_a_kernel_file_holds_everything_and_no_pickle(tmp_path: Path) -> None:
-    kernel = identified(ring_kernel(CROWDED))
+    kernel = identified(ring_kernel(CROWDED), chance=np.full((5, 5, 3), 1 / 3))
+    assert kernel.weighted is not None
+    assert not np.array_equal(kernel.weighted, kernel.counts)
     path = tmp_path / "kernel.npz"
     kernel.save(path)
     again = Kernel.load(path)
