@@ -4,10 +4,10 @@
     python benchmarks/bench_crowd_training.py [--kernel KERNEL] [--k 5] [--seeds 3] [--polish 1]
 
 Without --kernel one is identified first (`kofn identify crowded30 --seed 1000`, a minute) and kept
-in --folder. Each seed learns a policy from the plain kernel, one from the binned kernel, and one
-from the binned kernel with `--polish` passes; all are played by n robots that move by crowd, in the
-same episodes (common random numbers). `ahead` is the mean return above that of the plain kernel's
-policy of the same seed, `error` its standard error over episodes.
+in --folder; the rest takes five minutes. Each seed learns a policy from the plain kernel, one from
+the binned kernel, and one from the binned kernel with `--polish` passes; all are played by n robots
+that move by crowd, in the same episodes (common random numbers). `ahead` is the mean return above
+that of the plain kernel's policy of the same seed, `error` its standard error over episodes.
 """
 
 from __future__ import annotations

@@ -6,11 +6,13 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+import numpy as np
 import pytest
 
 from kofn.controller.config import ControllerConfig
 from kofn.controller.core.errors import InputError
 from kofn.controller.epoch import next_epoch
+from kofn.controller.playing import PERMUTED, sample_order
 from kofn.controller.streams import Streams
 
 GOOD: dict[str, Any] = {"fleet": "f", "k": 5, "steps": 10, "robots": 20}
@@ -89,6 +91,19 @@ def test_epoch_that_cannot_be_written_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(InputError, match="cannot be read and written"):
         next_epoch(tmp_path / "file" / "epoch")
+
+
+def test_a_sample_of_a_large_fleet_is_as_random_as_the_first_of_a_permutation() -> None:
+    n, size, draws = PERMUTED + 1, 4, 4000
+    seen = np.array([sample_order(np.random.default_rng(t), n, size) for t in range(draws)])
+    assert all(len(set(row)) == size for row in seen.tolist())
+    tenths = np.stack([np.bincount(place * 10 // n, minlength=10) for place in seen.T])
+    assert np.all(np.abs(tenths - draws / 10) < 5 * np.sqrt(draws * 0.09))  # whatever the place
+    ahead = (seen[:, 0] < seen[:, 1]).mean()
+    assert abs(ahead - 0.5) < 5 * 0.5 / np.sqrt(draws)
+    small = sample_order(np.random.default_rng(3), PERMUTED, 40)
+    assert small == np.random.default_rng(3).permutation(PERMUTED)[:40].tolist()
+    assert sorted(sample_order(np.random.default_rng(3), 7, 40)) == list(range(7))
 
 
 def test_streams_are_apart_by_name_and_step_and_repeat() -> None:
