@@ -273,7 +273,11 @@ class HostAgent:
             self._reporter.report(code, text, now_s)
 
     def _take(self, step: Step, received_s: float) -> None:
-        """Latch the state; robots act when messages that came with the step are read (`_act`)."""
+        """Latch the state; simulated robots act once what came with the step is read (`_act`).
+
+        Robots that can hurt act, or refuse to, at once: armed a moment later they must not move
+        on a step of before.
+        """
         self._act()  # on the step before, where two came at once
         core, bank = self._core, self._bank
         if self._busy and not self._acted_out():
@@ -285,6 +289,8 @@ class HostAgent:
         replies = core.see(step, reading, received_s=received_s, now_s=now_s)
         self._done = None
         self._owed = step, reading
+        if self._guard is not None:
+            self._act()
         self._send(replies)
 
     def _act(self) -> None:

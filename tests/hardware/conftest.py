@@ -34,6 +34,7 @@ from kofn.controller.link.topics import Topics
 from kofn.controller.link.transport import Inbound, Outbound, Session
 from kofn.hardware.agent import HostAgent
 from kofn.hardware.driver import Reading
+from kofn.hardware.guard import HostGuard
 
 ZONES, ACTIONS, OPTION_S, SLICES = 5, 3, 6.0, 4
 MOVES = np.array([0, 1, -1, 0])
@@ -110,6 +111,7 @@ class Rig:
         host: str = "host-a",
         log: HostLog | None = None,
         make_bank: Callable[[int, Pace, FakeClock], "FakeBank"] | None = None,
+        guard: HostGuard | None = None,
     ) -> None:
         self.clock = FakeClock()
         self.bus = MemoryBus(self.clock)
@@ -130,6 +132,7 @@ class Rig:
             seed=seed,
             log=log,
             boot="boot-1",
+            guard=guard,
         )
         self.bus.attach(self.agent, self.transport)
         self.heard: list[Message] = []

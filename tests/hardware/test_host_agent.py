@@ -505,6 +505,35 @@ def test_a_poll_that_came_with_its_step_is_answered_before_the_robots_are_set_of
     assert [row.flag for row in reply.r] == [Flag.OK] * len(rig.bank.robots)
 
 
+class Guard:
+    """Safety that has nothing to say."""
+
+    link_s = 60.0
+
+    def floor(self) -> tuple[int, int]:
+        return -1, -1
+
+    def see_epoch(self, epoch: int) -> None: ...
+
+    def see_halt(self, epoch: int, by: str, why: str, *, live: bool) -> bool:
+        return True
+
+    def see_link(self, silence_s: float) -> None: ...
+
+    def take_troubles(self) -> list[str]:
+        return []
+
+
+def test_robots_that_can_hurt_take_or_refuse_a_step_at_once(rig_class: Any) -> None:
+    """Armed between a step and the next turn of the loop, they must not move on it."""
+    rig = rig_class(guard=Guard())
+    message = rig.step_message(0)
+    rig.agent.on_message(Inbound(rig.topics.step, encode(message), False, rig.clock.now()))
+    assert len(rig.bank.applied) == 1
+    rig.agent.on_time()
+    assert len(rig.bank.applied) == 1
+
+
 def test_a_step_whose_time_is_over_before_the_robots_are_set_off_moves_nobody(rig: Any) -> None:
     """A process that was frozen between reading a step and acting on it."""
     message = rig.step_message(0, ttl=500)
