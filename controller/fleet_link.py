@@ -6,6 +6,7 @@ What it hears goes through `intake`. Everything sent is recorded. Decides nothin
 
 import logging
 import secrets
+from collections.abc import Sequence
 from contextlib import nullcontext, suppress
 from typing import Literal, NamedTuple
 
@@ -57,6 +58,14 @@ def host_limits(k: int) -> Limits:
     return Limits(
         replies_per_step=8 * -(-k // ROWS_PER_REPLY), messages_per_s=3.0, burst=40, overflows=200
     )
+
+
+class Addressed(NamedTuple):
+    """A poll, the host that it goes to, and its bytes."""
+
+    host: str
+    poll: Poll
+    payload: bytes
 
 
 class Late(NamedTuple):
@@ -295,16 +304,19 @@ class FleetLink:
         self._record.write("step", step)
         self._record.flush()  # who resumes this run must know that the robots have moved
 
-    def send_step(self, step: Step, poll_round: PollRound) -> int:
-        """Publish a step and the polls of its round; return how many messages these took.
+    def open_round(self, poll_round: PollRound) -> list[Addressed]:
+        """Listen to the answers of a round; return the polls of its first wave, for `send_step`."""
+        self._intake.rounds.append(poll_round)
+        return self._polls(poll_round, 1)
+
+    def send_step(self, step: Step, polls: Sequence[Addressed]) -> None:
+        """Publish a step, and the polls of its round.
 
         Together, where the transport can: broker and hosts wake once for both.
         """
-        polls = self._polls(poll_round, 1)
         with self.at_once():
             self._publish_step(step)
             self._publish_polls(polls)
-        return len(polls)
 
     def repeat_step(self) -> None:
         """Lockstep: publish the present step again; who has finished it says `done` again.
@@ -322,15 +334,13 @@ class FleetLink:
             self._publish_polls(polls)
         return len(polls)
 
-    def _polls(self, poll_round: PollRound, wave: Literal[1, 2]) -> list[tuple[str, Poll, bytes]]:
-        """(host, poll, its payload) of one wave: made before anything is sent."""
-        if wave == 1:
-            self._intake.rounds.append(poll_round)
+    def _polls(self, poll_round: PollRound, wave: Literal[1, 2]) -> list[Addressed]:
+        """The polls of one wave, made before anything is sent."""
         ttl_ms = max(1, round(1000 * (poll_round.deadline_s - self._clock.now())))
         polls = poll_round.polls(up_ms=self.up_ms, ttl_ms=ttl_ms, wave=wave)
-        return [(host, poll, encode(poll)) for host, poll in polls.items()]
+        return [Addressed(host, poll, encode(poll)) for host, poll in polls.items()]
 
-    def _publish_polls(self, polls: list[tuple[str, Poll, bytes]]) -> None:
+    def _publish_polls(self, polls: Sequence[Addressed]) -> None:
         for host, poll, payload in polls:
             self._transport.publish(self._topics.of("poll", host), payload)
             self._record.write("poll", poll, host)

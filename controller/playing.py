@@ -106,9 +106,11 @@ class Player:
         permutation = [there[i] for i in order]
         step = self._step(t, g, last_u)
         self._link.begin_step(step)
+        poll_round = self._make_round(t, frame, permutation)
+        polls = self._link.open_round(poll_round)
+        self._totals.poll_messages += len(polls)
         self.sent_s = self._clock.now()
-        poll_round = self._open_round(t, frame, permutation)
-        self._totals.poll_messages += self._link.send_step(step, poll_round)
+        self._link.send_step(step, polls)
         self._run_round(poll_round)
         latency_ms = 1000 * self._clock.to_wall_s(self._clock.now() - self.sent_s)
         if not poll_round.complete:
@@ -162,9 +164,9 @@ class Player:
             m=self._last_m,
         )
 
-    def _open_round(self, t: int, frame: Frame, permutation: Sequence[str]) -> PollRound:
-        """Make the round of step t; no poll is sent yet."""
-        config = self._config
+    def _make_round(self, t: int, frame: Frame, permutation: Sequence[str]) -> PollRound:
+        """Make the round of step t, which is about to be sent."""
+        config, now_s = self._config, self._clock.now()
         ttl_s = config.poll_ttl(frame.pace)
         polled = min(config.k, len(permutation))
         return PollRound(
@@ -174,8 +176,8 @@ class Player:
             k=config.k,
             n_zones=self._dispatcher.belief.size,
             n_actions=self._dispatcher.pi_l.shape[2],
-            deadline_s=self.sent_s + ttl_s,
-            second_wave_s=self.sent_s + ttl_s / 2 if config.waves == 2 else None,
+            deadline_s=now_s + ttl_s,
+            second_wave_s=now_s + ttl_s / 2 if config.waves == 2 else None,
             replacements=lambda lack: self._estimator.replacements(polled, lack),
         )
 
