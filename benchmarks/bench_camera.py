@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: MIT
 """Overhead camera on synthetic pictures: missed robots, errors, time a picture.
 
-`python benchmarks/bench_camera.py [--views 200]`; 20 robots with 12 cm tags on 4 x 3 m, 1280 x 960.
+`python benchmarks/bench_camera.py [--views 200] [--case clear]`; 20 robots with 12 cm tags on
+4 x 3 m, 1280 x 960 pixels.
 The peer in the same run is the detector with OpenCV's default settings.
 """
 
@@ -95,9 +96,16 @@ class Sums:
 def main() -> None:
     options = parser(__doc__)
     options.add_argument("--views", type=int, default=200, help="pictures of each kind")
+    names = [name for name, *_ in CASES]
+    options.add_argument("--case", action="append", choices=names, help="a kind; default: all")
     arguments = options.parse_args()
     views = 5 if arguments.quick else arguments.views
-    rows = [row for case in CASES for row in measure(*case, views)]
+    rows = [
+        row
+        for case in CASES
+        if arguments.case is None or case[0] in arguments.case
+        for row in measure(*case, views)
+    ]
     report("overhead camera, 20 robots", rows, as_json=arguments.json)
 
 

@@ -100,7 +100,7 @@ class Shared:
             address = TOPICS.parse(inbound.topic)
             if address is not None and address.kind == kind:
                 heard[address.name] = decode(KINDS[kind], inbound.payload)
-                if set(heard) >= set(hosts):
+                if set(heard) >= set(hosts):  # of nobody: the next one
                     break
         return heard
 
@@ -126,8 +126,9 @@ def test_hosts_of_one_process_are_steered_cut_off_and_sent_away_one_by_one(share
     digest, payload = pack_policy(np.full((5, 5, 3), 1 / 3))
     policy = f"sha256:{digest}"
     shared.controller.publish(TOPICS.of("pol", digest), payload, qos=1, retain=True)
-    while not all(policy in roster.have for roster in shared.hear("roster").values()):
-        pass
+    rosters: dict[str, Any] = {}
+    while not all(name in rosters and policy in rosters[name].have for name in HOSTS):
+        rosters |= shared.hear("roster", ())
     for t in range(3):
         replies = shared.play(t, policy)
         for name in HOSTS:
