@@ -263,13 +263,6 @@ class HostCore:
         self.stop(text)
         return self._counted(Verdict.HOLD, code, text)
 
-    def take(
-        self, step: Step, reading: Reading, *, received_s: float, now_s: float
-    ) -> tuple[Latch, list[Reply]]:
-        """Latch the state, draw the actions; return them and the replies that waited for them."""
-        replies = self.see(step, reading, received_s=received_s, now_s=now_s)
-        return self.act(), replies
-
     def see(self, step: Step, reading: Reading, *, received_s: float, now_s: float) -> list[Reply]:
         """Latch the state: polls can be answered; return the replies that waited for it.
 

@@ -3,10 +3,8 @@
 
 import contextlib
 import time
-from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
 
 from kofn.controller.core.errors import InputError, RunError
 from kofn.controller.link.clock import MonotonicClock
@@ -16,25 +14,9 @@ from kofn.controller.link.topics import PROTOCOL_VERSION, Topics
 from kofn.hardware.bench_run import Line
 from kofn.launch.parts import Connection
 from kofn.launch.verbs_doctor import Finding, reach
-
-if TYPE_CHECKING:
-    from kofn.hardware.localise.camera import CameraFile
-    from kofn.hardware.localise.localiser import Frame
+from kofn.launch.verbs_localise import first_picture, tagged_robots
 
 WAIT_S = 1.0
-LEAST_SIDE_PX = 30.0
-"""Side of a tag that is read surely."""
-TAGS_HINT = f"{LEAST_SIDE_PX:g} px a side are needed: larger tags, or a lower, sharper camera"
-
-
-class SeenTag(NamedTuple):
-    """A tag that a picture should show: its wearer ("floor"), and its side; None: not seen."""
-
-    tag: int
-    wearer: str
-    side_px: float | None
-    ok: bool
-    words: str
 
 
 def as_line(found: Finding) -> Line:
@@ -105,35 +87,17 @@ def software_finding(roster: Roster | None, ours: str) -> Finding:
 
 def camera_lines(camera: Path, robots: Path | None, source: str) -> list[Line]:
     """Take one picture: which tags of floor and robots it shows, and how large."""
-    from kofn.launch.verbs_localise import first_picture, tagged_robots
-
     try:
         file, frame = first_picture(camera, source, MonotonicClock())
         wearers = [] if robots is None else tagged_robots(robots)
     except (InputError, RunError) as error:
         return [Line("camera", ok=False, seen=str(error), hint="see docs/camera.md")]
+    from kofn.hardware.localise.tag_sizes import HINT, seen_tags  # OpenCV is there
+
     names = {robot.tag: robot.robot for robot in wearers}
     lines = [Line("camera", ok=True, seen=f"{file.width} x {file.height} px")]
     lines += [
-        Line(f"tag {one.tag}", one.ok, f"{one.wearer}: {one.words}", TAGS_HINT)
-        for one in seen_tags(frame, file, names)
+        Line(f"tag {one.tag}", one.ok, f"{one.wearer}: {one.words}", HINT)
+        for one in seen_tags(frame.picture, file, names)
     ]
     return lines
-
-
-def seen_tags(frame: "Frame", camera: "CameraFile", names: dict[int, str]) -> Sequence[SeenTag]:
-    """How large each expected tag is in a picture; `names` is who wears which."""
-    import numpy as np
-
-    from kofn.hardware.localise.detect import TagDetector
-
-    seen = TagDetector(width=camera.width).find(frame.picture)
-    rows = []
-    for tag, name in {**dict.fromkeys((t.id for t in camera.floor), "floor"), **names}.items():
-        quad = seen.corners.get(tag)
-        side_px = None if quad is None else float(np.linalg.norm(np.roll(quad, 1, 0) - quad) / 2)
-        ok = side_px is not None and side_px >= LEAST_SIDE_PX
-        what = "seen twice" if tag in seen.doubled else "not seen"
-        words = what if side_px is None else f"{side_px:.0f} px a side"
-        rows.append(SeenTag(tag, name, side_px, ok, words))
-    return rows

@@ -24,6 +24,7 @@ from kofn.controller.link.mqtt import MqttTransport, Protocol
 from kofn.controller.link.secret_files import read_secret, write_atomic
 from kofn.controller.link.signing import SignedMqttTransport, check_keys, read_keys
 from kofn.controller.link.tls import TlsFiles
+from kofn.controller.link.transport import Transport
 from kofn.controller.loop import ControlLoop
 from kofn.controller.metrics import Metrics
 from kofn.controller.metrics_server import MetricsServer
@@ -35,8 +36,6 @@ from kofn.hardware.guard import HostGuard
 from kofn.launch.seeds import named_seed
 from kofn.launch.settling import settle
 from kofn.launch.signals import StopFlag
-
-SOFTWARE = f"kofn {version('kofn')}"
 
 
 class Connection(msgspec.Struct, frozen=True, kw_only=True):
@@ -195,6 +194,32 @@ def log_of(path: Path | None) -> Iterator[HostLog | None]:
         yield log
 
 
+def make_agent(
+    connection: Connection,
+    host: str,
+    bank: Bank,
+    clock: Clock,
+    seed: int,
+    log: HostLog | None,
+    *,
+    transport: Transport | None = None,
+    guard: HostGuard | None = None,
+    kind: type[HostAgent] = HostAgent,
+) -> HostAgent:
+    """Return the agent of a host, not open yet; `seed` is that of the run."""
+    return kind(
+        fleet=connection.fleet,
+        host=host,
+        bank=bank,
+        transport=connection.transport(clock) if transport is None else transport,
+        clock=clock,
+        seed=named_seed(seed, "actions"),
+        log=log,
+        software=f"kofn {version('kofn')}",
+        guard=guard,
+    )
+
+
 def serve(
     connection: Connection,
     host: str,
@@ -206,17 +231,7 @@ def serve(
     made: Callable[[HostAgent], object] = lambda _: None,
 ) -> dict[str, int]:
     """Run the agent of a robot as `attend` does; `made` is told of it first."""
-    agent = HostAgent(
-        fleet=connection.fleet,
-        host=host,
-        bank=bank,
-        transport=connection.transport(clock),
-        clock=clock,
-        seed=named_seed(seed, "actions"),
-        log=log,
-        software=SOFTWARE,
-        guard=guard,
-    )
+    agent = make_agent(connection, host, bank, clock, seed, log, guard=guard)
     made(agent)
     attend([agent], agent.run)
     return agent.counters

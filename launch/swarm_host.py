@@ -4,23 +4,21 @@
 from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from kofn.controller.core.errors import InputError
 from kofn.controller.core.presets import load_game
 from kofn.controller.link.clock import Clock, MonotonicClock
-from kofn.controller.link.hostlog import NAMED_ROBOTS, HostLog
+from kofn.controller.link.hostlog import NAMED_ROBOTS
 from kofn.controller.link.messages import Pace
 from kofn.controller.link.topics import check_host
-from kofn.controller.link.transport import Transport
 from kofn.hardware.agent import HostAgent
 from kofn.hardware.arena import Layout
-from kofn.hardware.driver import Bank
 from kofn.hardware.host_pool import HostPool
 from kofn.hardware.ring import RingLayout
-from kofn.launch.parts import SOFTWARE, Connection, attend, log_of, robot_names
+from kofn.launch.parts import Connection, attend, log_of, make_agent, robot_names
 from kofn.launch.scenario import check_time
 from kofn.launch.seeds import named_seed
 from kofn.sim.faults import Fault, check_faults
@@ -30,6 +28,9 @@ from kofn.sim.motion import MotionKernel
 from kofn.sim.robots import RobotSpec
 from kofn.sim.world import World
 from kofn.sim.worlds import Fidelity, check_zones, make_world
+
+if TYPE_CHECKING:
+    from kofn.controller.link.transport import Transport
 
 
 class SwarmConfig(msgspec.Struct, frozen=True, kw_only=True):
@@ -129,27 +130,17 @@ def make_injector(config: SwarmConfig) -> Injector | None:
     return Injector(config.faults, config.robots, seed=seed, host=config.host)
 
 
-def run_swarm(connection: Connection, config: SwarmConfig) -> dict[str, int]:
-    """Simulate robots and take part until stopped; return what was counted.
+def run_swarms(hosts: Sequence[tuple[Connection, SwarmConfig]]) -> list[dict[str, int]]:
+    """Simulate the robots of some hosts in this process until stopped; return what each counted.
 
     Raises
     ------
     InputError
-        Unknown world, or robots that do not fit.
+        Unknown world, or robots that do not fit; hosts of one name or of different speeds; faults
+        where there are several hosts: loss and delay of messages are made in the connection of a
+        process of its own.
     RunError
         The broker does not answer, or the simulator is missing.
-    """
-    return run_swarms([(connection, config)])[0]
-
-
-def run_swarms(hosts: Sequence[tuple[Connection, SwarmConfig]]) -> list[dict[str, int]]:
-    """Simulate the robots of some hosts in this process until stopped; as `run_swarm`.
-
-    Raises
-    ------
-    InputError
-        Also for hosts of one name or of different speeds, and for faults where there are several
-        hosts: loss and delay of messages are made in the connection of a process of its own.
     """
     from kofn.sim.quiet import quiet_stdout
 
@@ -207,28 +198,8 @@ def _swarm_host(
             fleet=connection.fleet,
             note=(lambda _: None) if log is None else log.write,
         )
-    return _agent(connection, config, bank, clock, log, transport), transport
-
-
-def _agent(
-    connection: Connection,
-    config: SwarmConfig,
-    bank: Bank,
-    clock: Clock,
-    log: HostLog | None,
-    transport: Transport,
-    kind: type[HostAgent] = HostAgent,
-) -> HostAgent:
-    return kind(
-        fleet=connection.fleet,
-        host=config.host,
-        bank=bank,
-        transport=transport,
-        clock=clock,
-        seed=named_seed(config.seed, "actions"),
-        log=log,
-        software=SOFTWARE,
-    )
+    host, seed = config.host, config.seed
+    return make_agent(connection, host, bank, clock, seed, log, transport=transport), transport
 
 
 def in_counts(config: SwarmConfig) -> bool:
@@ -263,4 +234,14 @@ def _crowd_host(
         config=msgspec.to_builtins(msgspec.structs.replace(config, log=None)),
     )
     transport = connection.transport(clock)
-    return _agent(connection, config, bank, clock, log, transport, CrowdAgent), transport
+    agent = make_agent(
+        connection,
+        config.host,
+        bank,
+        clock,
+        config.seed,
+        log,
+        transport=transport,
+        kind=CrowdAgent,
+    )
+    return agent, transport

@@ -15,7 +15,6 @@ from kofn.controller.link.secret_files import PUBLIC, write_atomic
 from kofn.hardware.fleet_file import read_fleet
 from kofn.launch import options
 from kofn.launch.access_options import ANONYMOUS, Access, with_access
-from kofn.launch.doctor_lines import TAGS_HINT, seen_tags
 from kofn.launch.output import emit
 from kofn.launch.signals import StopFlag
 
@@ -189,11 +188,13 @@ def _first(frames: "Iterator[Frame]", source: str) -> "Frame":
 
 def _tell_tags(frame: "Frame", camera: "CameraFile", names: dict[int, str], json: bool) -> None:
     """Print how large each expected tag is in a picture; code 2 when one is missing or small."""
-    seen = seen_tags(frame, camera, names)
+    from kofn.hardware.localise.tag_sizes import HINT, seen_tags
+
+    seen = seen_tags(frame.picture, camera, names)
     lines = [f"{'ok  ' if s.ok else 'FAIL'}  tag {s.tag:<4} {s.wearer}: {s.words}" for s in seen]
     missed = not all(s.ok for s in seen)
     if missed:
-        lines.append(f"hint: {TAGS_HINT}")
+        lines.append(f"hint: {HINT}")
     rows = [{"tag": s.tag, "wearer": s.wearer, "side_px": s.side_px, "ok": s.ok} for s in seen]
     emit({"ok": not missed, "tags": rows}, lines, as_json=json)
     if missed:

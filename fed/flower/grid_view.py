@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""A Grid that shows only the chosen nodes.
+"""Grids in front of a Grid: one shows only the chosen nodes, one sends in another way.
 
 A strategy of Flower samples from `grid.get_node_ids()`; shown only the chosen nodes and asked for
 all of them, any strategy trains exactly those and prepares its own payload for them.
@@ -19,12 +19,11 @@ if TYPE_CHECKING:
     from flwr.supercore.run import Run
 
 
-class GridView(Grid):
-    """`grid` with `node_ids` for all there is; everything else is passed on."""
+class _Passing(Grid):
+    """`grid` under another name: everything is passed on."""
 
-    def __init__(self, grid: Grid, node_ids: Sequence[int]) -> None:
+    def __init__(self, grid: Grid) -> None:
         self._grid = grid
-        self._node_ids = list(node_ids)
 
     def set_run(self, run: Run) -> None:
         """Pass on."""
@@ -47,13 +46,12 @@ class GridView(Grid):
         return self._grid.create_message(content, message_type, dst_node_id, group_id, ttl)
 
     def get_node_ids(self) -> Iterable[int]:
-        """Return the chosen nodes."""
-        return list(self._node_ids)
+        """Pass on."""
+        return self._grid.get_node_ids()
 
     def get_nodes(self) -> Iterable[NodeInfo]:
-        """Return what is known of the chosen nodes."""
-        chosen = set(self._node_ids)
-        return [node for node in self._grid.get_nodes() if node.node_id in chosen]
+        """Pass on."""
+        return self._grid.get_nodes()
 
     def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
         """Pass on."""
@@ -70,22 +68,31 @@ class GridView(Grid):
         return self._grid.send_and_receive(messages, timeout=timeout)
 
 
-class TimedGrid(GridView):
+class GridView(_Passing):
+    """`grid` with `node_ids` for all there is."""
+
+    def __init__(self, grid: Grid, node_ids: Sequence[int]) -> None:
+        super().__init__(grid)
+        self._node_ids = list(node_ids)
+
+    def get_node_ids(self) -> Iterable[int]:
+        """Return the chosen nodes."""
+        return list(self._node_ids)
+
+    def get_nodes(self) -> Iterable[NodeInfo]:
+        """Return what is known of the chosen nodes."""
+        chosen = set(self._node_ids)
+        return [node for node in self._grid.get_nodes() if node.node_id in chosen]
+
+
+class TimedGrid(_Passing):
     """`grid` with another way to send and receive."""
 
     def __init__(
         self, grid: Grid, send: Callable[[Grid, list[Message], float | None], list[Message]]
     ) -> None:
-        super().__init__(grid, [])
+        super().__init__(grid)
         self._send = send
-
-    def get_node_ids(self) -> Iterable[int]:
-        """Pass on."""
-        return self._grid.get_node_ids()
-
-    def get_nodes(self) -> Iterable[NodeInfo]:
-        """Pass on."""
-        return self._grid.get_nodes()
 
     def send_and_receive(
         self, messages: Iterable[Message], *, timeout: float | None = None

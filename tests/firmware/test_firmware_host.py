@@ -92,8 +92,8 @@ class Ours:
             if verdict is not Verdict.TAKE:
                 return verdict.value, code
             reading = Reading(np.array([zone]), np.array([zone >= 0]), at)
-            latch, replies = core.take(message, reading, received_s=at, now_s=at)
-            return "take", int(latch.actions[0]), rows_of(replies)
+            replies = core.see(message, reading, received_s=at, now_s=at)
+            return "take", int(core.act().actions[0]), rows_of(replies)
         if kind == "poll":
             return rows_of(core.answer(message, received_s=at, now_s=at))
         if kind == "halt":

@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from wired import FLEET, TOPICS, broker_for, connection, open_controller
 
-from kofn.controller.link.broker import BrokerUser, start_broker
 from kofn.controller.link.clock import MonotonicClock
 from kofn.controller.link.messages import (
     Conn,
@@ -26,10 +26,7 @@ from kofn.controller.link.messages import (
     decode,
     encode,
 )
-from kofn.controller.link.mqtt import MqttTransport
 from kofn.controller.link.policies import pack_policy
-from kofn.controller.link.topics import Topics
-from kofn.controller.link.transport import Outbound, Session
 from kofn.hardware.agent import HostAgent
 from kofn.hardware.driver import Applied
 from kofn.hardware.driver_bank import DriverBank
@@ -38,7 +35,6 @@ from kofn.hardware.ring import RingLayout
 
 pytestmark = pytest.mark.broker
 
-TOPICS = Topics("f")
 KINDS: dict[str, type[Message]] = {"rep": Reply, "roster": Roster, "evt": Event, "conn": Conn}
 MOVE_ON = np.broadcast_to([0.0, 1.0, 0.0], (5, 5, 3))
 
@@ -47,30 +43,20 @@ class Yard:
     """A dry-run robot with its agent in a thread, and a controller's connection, on one broker."""
 
     def __init__(self, folder: Path, stack: ExitStack) -> None:
-        users = [
-            BrokerUser("controller", "secret-c", "controller"),
-            BrokerUser("hw", "secret-h", "host"),
-        ]
-        broker = stack.enter_context(
-            start_broker("auto", fleet="f", users=users, workdir=folder / "broker")
-        )
+        broker = broker_for(("hw",), folder, stack)
         self.clock = MonotonicClock(speed=4.0)
         self.driver = DryRunDriver(self.clock)
         self.agent = HostAgent(
-            fleet="f",
+            fleet=FLEET,
             host="hw",
             bank=DriverBank(
                 self.driver, robot="hw.r00", layout=RingLayout(), clock=self.clock, deadman_s=2.0
             ),
-            transport=self.connect(broker, "hw", "secret-h"),
+            transport=connection(broker, "hw", self.clock),
             clock=self.clock,
             seed=1,
         )
-        self.controller = self.connect(broker, "controller", "secret-c")
-        nobody = Outbound(TOPICS.ctl, b"", 1, True)
-        session = Session("controller", TOPICS.controller_filters(), lambda _: nobody, lambda _: ())
-        self.controller.open(session)
-        stack.callback(self.controller.close)
+        self.controller = open_controller(broker, self.clock, stack)
         self.agent.open()
         stopped = threading.Event()
         thread = threading.Thread(target=self.agent.run, args=(stopped.is_set,))
@@ -78,11 +64,6 @@ class Yard:
         stack.callback(thread.join, 5.0)
         stack.callback(stopped.set)
         thread.start()
-
-    def connect(self, broker: Any, name: str, password: str) -> MqttTransport:
-        return MqttTransport(
-            broker.url, self.clock, username=name, password=password, protocol=broker.protocol
-        )
 
     def hear(self, wanted: type[Message], accept: Callable[[Any], bool] = lambda _: True) -> Any:
         """Wait for a message of a kind; at most 10 s of wall time."""

@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from wired import FLEET, TOPICS, broker_for, connection, open_controller
 
-from kofn.controller.link.broker import BrokerUser, start_broker
 from kofn.controller.link.clock import MonotonicClock
 from kofn.controller.link.messages import (
     Ack,
@@ -26,17 +26,13 @@ from kofn.controller.link.messages import (
     decode,
     encode,
 )
-from kofn.controller.link.mqtt import MqttTransport
 from kofn.controller.link.policies import pack_policy
-from kofn.controller.link.topics import Topics
-from kofn.controller.link.transport import Outbound, Session
 from kofn.hardware.agent import HostAgent
 from kofn.hardware.host_pool import HostPool
 from kofn.launch.link_host import HopBank
 
 pytestmark = pytest.mark.broker
 
-TOPICS = Topics("f")
 KINDS: dict[str, Any] = {"rep": Reply, "roster": Roster, "ack": Ack, "conn": Conn}
 HOSTS = ("a", "b", "c")
 ROBOTS = 4
@@ -46,19 +42,10 @@ class Shared:
     """Hosts in one thread, and a controller's connection, on one broker."""
 
     def __init__(self, folder: Path, stack: ExitStack) -> None:
-        users = [BrokerUser("controller", "secret-controller", "controller")]
-        users += [BrokerUser(name, f"secret-{name}", "host") for name in HOSTS]
-        self.broker = stack.enter_context(
-            start_broker("auto", fleet="f", users=users, workdir=folder / "broker")
-        )
+        broker = broker_for(HOSTS, folder, stack)
         self.clock = MonotonicClock()
-        self.controller = self.connect("controller")
-        nobody = Outbound(TOPICS.ctl, b"", 1, True)
-        self.controller.open(
-            Session("controller", TOPICS.controller_filters(), lambda _: nobody, lambda _: ())
-        )
-        stack.callback(self.controller.close)
-        self.transports = {name: self.connect(name) for name in HOSTS}
+        self.controller = open_controller(broker, self.clock, stack)
+        self.transports = {name: connection(broker, name, self.clock) for name in HOSTS}
         self.agents = {name: self.agent(name) for name in HOSTS}
         for agent in self.agents.values():
             agent.open()
@@ -72,18 +59,9 @@ class Shared:
         stack.callback(self.stopped.set)
         self.thread.start()
 
-    def connect(self, name: str) -> MqttTransport:
-        return MqttTransport(
-            self.broker.url,
-            self.clock,
-            username=name,
-            password=f"secret-{name}",
-            protocol=self.broker.protocol,
-        )
-
     def agent(self, name: str) -> HostAgent:
         return HostAgent(
-            fleet="f",
+            fleet=FLEET,
             host=name,
             bank=HopBank([f"{name}.r{i}" for i in range(ROBOTS)], 0.05, self.clock),
             transport=self.transports[name],
