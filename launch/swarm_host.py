@@ -53,16 +53,17 @@ class SwarmConfig(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class MoreHost(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """One further host of a process, in the file of `kofn swarm --with`: what is its own.
+    """One further host of a process, in the file of `kofn swarm --with`.
 
-    Everything else is as for the host that the options name. Files as paths.
+    World, fidelity and kernel are those of the options where they are None, and all that is not
+    here is; login and log are its own. Files as paths.
     """
 
     host: str
     robots: int
-    world: str = "bullet"
-    fidelity: Fidelity = "default"
-    kernel: str = ""
+    world: str | None = None
+    fidelity: Fidelity | None = None
+    kernel: str | None = None
     credentials: str | None = None
     tls_cert: str | None = None
     tls_key: str | None = None
@@ -71,14 +72,13 @@ class MoreHost(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 
     def config(self, like: SwarmConfig) -> SwarmConfig:
         """The swarm of this host, else like another."""
+        chosen = {"world": self.world, "fidelity": self.fidelity, "kernel": self.kernel}
         return msgspec.structs.replace(
             like,
             host=self.host,
             robots=self.robots,
-            world=self.world,
-            fidelity=self.fidelity,
-            kernel=self.kernel,
             log=None if self.log is None else Path(self.log),
+            **{key: value for key, value in chosen.items() if value is not None},
         )
 
 
