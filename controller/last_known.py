@@ -26,9 +26,11 @@ under random loss (nothing) and under a loss that depends on the zone (it repair
 | symbol | name | shape |
 |---|---|---|
 | A by age | `_products` | (max_age + 1, S_l, S_l) |
+| s, z of each robot | `_steps`, `_zones` | (robots,) |
 | P^pi[g] | `kernels` | (S_g, S_l, S_l) |
 """
 
+from array import array
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -37,7 +39,8 @@ import numpy.typing as npt
 FloatArray = npt.NDArray[np.float64]
 Ageing = Literal["model", "as-seen"]
 
-_PRUNE_EVERY = 64
+_NAMES = 50_000
+"""Robots whose answers are kept, however old, before old ones are looked for."""
 
 
 class Recalled(NamedTuple):
@@ -45,11 +48,6 @@ class Recalled(NamedTuple):
 
     law: FloatArray
     weight: float
-
-
-class _Seen(NamedTuple):
-    t: int
-    zone: int
 
 
 class LastKnown:
@@ -75,30 +73,38 @@ class LastKnown:
         self._max_age = max_age
         self._ageing = ageing
         self._now = step
-        self._seen: dict[str, _Seen] = {}
+        # A robot keeps its place in two arrays: a hundred new objects a step, each to live until
+        # its robot is asked again, would fragment the memory of the process.
+        self._places: dict[str, int] = {}
+        self._steps, self._zones = array("q"), array("q")
+        self._room = _NAMES
         self._products = np.zeros((max_age + 1, n_zones, n_zones))
         self._products[0] = np.eye(n_zones)
         self._weights: dict[int, float] = {}
 
     def note(self, robot: str, t: int, zone: int) -> None:
         """Remember that `robot` was in `zone` when it took step t; an older answer is ignored."""
-        seen = self._seen.get(robot)
-        if seen is None or seen.t <= t <= self._now:
-            self._seen[robot] = _Seen(t, zone)
+        place = self._places.get(robot)
+        if place is None:
+            self._places[robot] = len(self._places)
+            self._steps.append(t)
+            self._zones.append(zone)
+        elif self._steps[place] <= t <= self._now:
+            self._steps[place], self._zones[place] = t, zone
 
     def zone(self, robot: str) -> int | None:
         """Zone of the last answer; None when there is none or it is too old."""
-        seen = self._seen.get(robot)
-        if seen is None or not 0 <= self._now - seen.t <= self._max_age or not self._max_age:
+        place = self._places.get(robot)
+        if place is None or not self._max_age or not 0 <= self._age(place) <= self._max_age:
             return None
-        return seen.zone
+        return self._zones[place]
 
     def recall(self, robot: str) -> Recalled | None:
         """Stand-in for an answer at the present step; None as for `zone`."""
         zone = self.zone(robot)
         if zone is None:
             return None
-        age = self._now - self._seen[robot].t
+        age = self._age(self._places[robot])
         if self._ageing == "as-seen":
             return Recalled(self._products[0][zone], 1.0)
         return Recalled(self._products[age][zone], self._weight(age))
@@ -112,9 +118,19 @@ class LastKnown:
         self._now += 1
         self._products[1:] = self._products[:-1] @ self._kernels[g]
         self._weights.clear()
-        if self._now % _PRUNE_EVERY == 0:  # robots that left for good take their entries along
-            oldest = self._now - self._max_age
-            self._seen = {robot: seen for robot, seen in self._seen.items() if seen.t >= oldest}
+        if len(self._places) > self._room:  # robots that left for good take their entries along
+            kept = {
+                robot: place
+                for robot, place in self._places.items()
+                if self._age(place) <= self._max_age
+            }
+            self._steps = array("q", [self._steps[place] for place in kept.values()])
+            self._zones = array("q", [self._zones[place] for place in kept.values()])
+            self._places = {robot: place for place, robot in enumerate(kept)}
+            self._room = max(_NAMES, 2 * len(kept))
+
+    def _age(self, place: int) -> int:
+        return self._now - self._steps[place]
 
     def _weight(self, age: int) -> float:
         weight = self._weights.get(age)

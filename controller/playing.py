@@ -4,6 +4,7 @@
 import logging
 from collections.abc import Callable, Sequence
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
 
@@ -123,7 +124,7 @@ class Player:
         decided = self._dispatcher.decide(t, g, estimate.weights)
         self._report(t, estimate.m, len(first_wave), fallback=estimate.fallback)
         self._last_m = estimate.m
-        return Decision(
+        decision = Decision(
             ep=self._epoch,
             t=t,
             g=g,
@@ -148,8 +149,10 @@ class Player:
                 for answer in (*outcome.fresh, *outcome.topped_up)
                 if answer.came_from is not None
             ],
-            **self._link.take_refused(),
         )
+        refused = self._link.take_refused()
+        # Python keeps the memory of every call with `**` for another one like it.
+        return msgspec.structs.replace(decision, **refused) if refused else decision
 
     def _step(self, t: int, g: int, last_u: int) -> Step:
         return Step(

@@ -67,6 +67,9 @@ class BufferedSocket(socket.socket):
         timeout_s = sock.gettimeout()
         super().__init__(sock.family, sock.type, sock.proto, sock.detach())
         self.settimeout(timeout_s)
+        # Made once: to ask for so many bytes and give most of them back, read for read, leaves
+        # holes in the memory of the process.
+        self._buffer = memoryview(bytearray(READ_BYTES))
         self._ahead = b""
         self._at = 0
 
@@ -83,7 +86,8 @@ class BufferedSocket(socket.socket):
         return taken
 
     def _fill(self, flags: int = 0) -> None:
-        self._ahead, self._at = super().recv(READ_BYTES, flags), 0
+        size = super().recv_into(self._buffer, READ_BYTES, flags)
+        self._ahead, self._at = bytes(self._buffer[:size]), 0
 
     def take_published(self, properties: bytes) -> Published | None:
         """Take the next message if it is whole and of QoS 0; None: something else comes first.

@@ -213,10 +213,13 @@ def test_memory_as_seen_neither_moves_nor_weakens() -> None:
 
 def test_robots_that_never_come_back_are_forgotten_entirely() -> None:
     known = LastKnown(KERNELS, 5)
-    for t in range(1000):
-        known.note(f"guest{t}", t, 0)
+    for t in range(70):
+        for guest in range(1000):
+            known.note(f"guest{t}.{guest}", t, 0)
         known.advance(0)
-    assert len(known._seen) < 100
+        known.note("stays", t + 1, 1)
+    assert len(known._places) < 30_000
+    assert known.zone("stays") == 1
 
 
 def test_response_model_finds_the_chance_to_answer() -> None:
