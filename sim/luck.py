@@ -12,9 +12,10 @@ these moves, and the known mean t,
 
 Two things are balanced.
 
-1. *Distance* d of a robot to the centre of the zone that its action is for, and its square (in
-   worlds with poses): t is their mean over all robots, each with its chance pi of the action. Who
-   has the shorter way succeeds more often.
+1. *Place* in the zone (in worlds with poses): how far a robot stands from the zone's centre along
+   and across the way to the centre of the zone that its action is for, the squares and the product
+   of both. t is their mean over all robots, each with its chance pi of the action. Where a robot
+   starts says much of whether it succeeds: how far it has to go, and past whom.
 2. *Luck of crowding*: robots that happen to draw actions that bring them together meet more traffic
    for some options, and moves of all directions fail more often. With V the crowding and Q the rows
    that the recording itself counts (by crowd), what the actions of an option do to it is
@@ -40,7 +41,7 @@ import numpy as np
 
 from kofn.sim.kernel import Kernel, bin_of
 from kofn.sim.recording import Recording
-from kofn.sim.world import FloatArray
+from kofn.sim.world import FloatArray, IntArray
 
 KEPT = 0.75
 """Share of a surplus of crowding that is left an option later (of thirty wheeled robots)."""
@@ -64,15 +65,17 @@ def weights(
     lucks = [crowding_luck(recording, kernel, chance) for recording in recordings]
     found = [np.ones(recording.actions.shape) for recording in recordings]
     for a in range(chance.shape[2]):
-        goal = None if centres is None else centres[kernel.purpose[:, a]]
+        ways = None if centres is None else _ways(centres, kernel.purpose[:, a])
         moves, everybody, likely = [], [], []
         masks = []
         for recording, u in zip(recordings, lucks, strict=True):
             z, present = recording.zones[:-1], recording.zones[:-1] >= 0
             columns = [np.broadcast_to(u[:, None], z.shape)]
-            if goal is not None and recording.places is not None:
-                far = np.linalg.norm(recording.places - goal[z], axis=-1)
-                columns += [far, far**2]
+            if centres is not None and ways is not None and recording.places is not None:
+                off, way = recording.places - centres[z], ways[z]
+                along = (off * way).sum(axis=-1)
+                across = off[..., 1] * way[..., 0] - off[..., 0] * way[..., 1]
+                columns += [along, across, along**2, across**2, along * across]
             x = np.stack(columns, axis=-1)
             mask = present & (recording.actions == a)
             masks.append(mask)
@@ -130,6 +133,19 @@ def _calibrated(x: FloatArray, known: FloatArray) -> FloatArray:
     force = np.linalg.pinv(covariance, rcond=1e-9, hermitian=True) @ (known - x.mean(axis=0))
     # Below 0 only where a few moves are the whole recording.
     found: FloatArray = np.maximum(1.0 + off @ force, 0.0)
+    return found
+
+
+def _ways(centres: FloatArray, purpose: IntArray) -> FloatArray:
+    """Return the direction from each zone to the one an action is for, as unit vectors (S, 2).
+
+    Where that is the same zone, the direction is that away from the middle of all zones.
+    """
+    ways = centres[purpose] - centres
+    stays = purpose == np.arange(purpose.size)
+    ways[stays] = (centres - centres.mean(axis=0))[stays]
+    length = np.linalg.norm(ways, axis=1, keepdims=True)
+    found: FloatArray = np.divide(ways, length, out=np.zeros_like(ways), where=length > 0)
     return found
 
 

@@ -122,7 +122,8 @@ def test_what_outlasts_an_option_widens_the_intervals() -> None:
     assert radius > 1.5 * intervals(kernel)[2][0, 0, 1]
 
 
-def test_weights_take_out_the_luck_of_the_draw_and_leave_the_long_run() -> None:
+@pytest.mark.parametrize("matters", ["how far along", "how far out"])
+def test_weights_take_out_the_luck_of_the_draw_and_leave_the_long_run(matters: str) -> None:
     P, even = ring_kernel(CROWDED), np.full((5, 5, 3), 1 / 3)
 
     def success(steps: int, seed: int) -> tuple[float, float]:
@@ -131,12 +132,16 @@ def test_weights_take_out_the_luck_of_the_draw_and_leave_the_long_run() -> None:
         z, a = recording.zones[:-1], recording.actions
         crowd = (z[:, :, None] == z[:, None, :]).sum(axis=2)
         failed = 1.0 - np.array(CROWDED)[bin_of(FIRST, crowd)]
-        # Who stood near enough gets there; robots stand anywhere in a zone, whatever they draw.
+        # Who stood well gets there; robots stand anywhere in a zone, whatever they draw.
         x = rng.random(z.shape)
         way = np.where(recording.zones[1:] == z, x * failed, failed + x * (1.0 - failed))
         way = np.where(a == 0, x, way)
-        angle = (z + np.where(a == 2, 1.0 - way, way)) * 2 * np.pi / 5
-        placed = replace(recording, places=np.stack([np.cos(angle), np.sin(angle)], axis=-1))
+        if matters == "how far along":
+            angle, radius = (z + np.where(a == 2, 1.0 - way, way)) * 2 * np.pi / 5, 1.0
+        else:
+            angle, radius = (z + rng.random(z.shape)) * 2 * np.pi / 5, (1.0 + way)[..., None]
+        ray = np.stack([np.cos(angle), np.sin(angle)], axis=-1)
+        placed = replace(recording, places=radius * ray)
         plain, fair = (
             from_recordings([placed], arena(), info(symmetry="ring"), first=FIRST, chance=chance)
             for chance in (None, even)
