@@ -54,6 +54,7 @@ class HostPool:
             transports = [transport for _, transport in self._members]
             for transport in transports:
                 transport.tell(wake)
+            wake()  # for what came before: no socket says that it is there
             try:
                 while not should_stop() and self._members:
                     self._read(woken, self._do_what_is_due())

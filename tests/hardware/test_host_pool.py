@@ -55,8 +55,12 @@ class Shared:
         self.thread = threading.Thread(
             target=HostPool(members, self.clock).run, args=(self.stopped.is_set,)
         )
-        stack.callback(self.thread.join, 5.0)
-        stack.callback(self.stopped.set)
+        self._stack = stack
+
+    def start(self) -> None:
+        """Serve the hosts."""
+        self._stack.callback(self.thread.join, 5.0)
+        self._stack.callback(self.stopped.set)
         self.thread.start()
 
     def agent(self, name: str) -> HostAgent:
@@ -100,9 +104,28 @@ def _shared(tmp_path: Path) -> Iterator[Shared]:
         yield Shared(tmp_path, stack)
 
 
+def test_what_came_before_the_hosts_are_served_is_not_left_until_more_comes(
+    shared: Shared,
+) -> None:
+    digest, payload = pack_policy(np.full((5, 5, 3), 1 / 3))
+    shared.controller.publish(TOPICS.of("pol", digest), payload, qos=1, retain=True)
+    end_s = time.monotonic() + 10.0
+    while not all(len(transport._inbox) for transport in shared.transports.values()):
+        assert time.monotonic() < end_s
+        time.sleep(0.01)
+    shared.start()
+    held: set[str] = set()
+    began_s = time.monotonic()
+    while held < set(HOSTS):
+        rosters = shared.hear("roster", ())
+        held |= {name for name in rosters if f"sha256:{digest}" in rosters[name].have}
+    assert time.monotonic() - began_s < 8.0  # a ping of the connection comes after 15 s
+
+
 def test_hosts_of_one_process_are_steered_cut_off_and_sent_away_one_by_one(shared: Shared) -> None:
     digest, payload = pack_policy(np.full((5, 5, 3), 1 / 3))
     policy = f"sha256:{digest}"
+    shared.start()
     shared.controller.publish(TOPICS.of("pol", digest), payload, qos=1, retain=True)
     rosters: dict[str, Any] = {}
     while not all(name in rosters and policy in rosters[name].have for name in HOSTS):
