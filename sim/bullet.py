@@ -256,6 +256,7 @@ class BulletWorld(BodyWorld):
                     pb.changeDynamics(body, link, lateralFriction=value, physicsClientId=client)
         self._joints = [self._joint(joints, name) for name in self._wheels]
         self._torque_nm = self._motor_torque(self._bodies[0])
+        self._told = np.full((len(self._bodies), len(self._joints)), np.nan)
 
     def _names(self, body: int) -> tuple[dict[str, int], dict[str, int]]:
         """Indices of a body's joints and links by their names."""
@@ -323,12 +324,16 @@ class BulletWorld(BodyWorld):
         forces = [self._torque_nm] * len(self._joints)
         left, right = (v - w * half) / self._wheel_radius_m, (v + w * half) / self._wheel_radius_m
         sides = [left] * self._left + [right] * (len(self._joints) - self._left)
-        for body, speeds in zip(self._bodies, np.stack(sides, axis=1).tolist(), strict=True):
+        speeds = np.stack(sides, axis=1)
+        # A motor keeps what it was told, and a third of all robots stand still.
+        new = np.flatnonzero((speeds != self._told).any(axis=1)).tolist()
+        self._told = speeds
+        for i, wanted in zip(new, speeds[new].tolist(), strict=True):
             pb.setJointMotorControlArray(
-                body,
+                self._bodies[i],
                 self._joints,
                 pb.VELOCITY_CONTROL,
-                targetVelocities=speeds,
+                targetVelocities=wanted,
                 forces=forces,
                 physicsClientId=self._client,
             )

@@ -137,11 +137,12 @@ def test_weights_take_out_the_luck_of_the_draw_and_leave_the_long_run(matters: s
         way = np.where(recording.zones[1:] == z, x * failed, failed + x * (1.0 - failed))
         way = np.where(a == 0, x, way)
         if matters == "how far along":
-            angle, radius = (z + np.where(a == 2, 1.0 - way, way)) * 2 * np.pi / 5, 1.0
+            along, out = np.where(a == 2, 1.0 - way, way), np.zeros_like(way)
         else:
-            angle, radius = (z + rng.random(z.shape)) * 2 * np.pi / 5, (1.0 + way)[..., None]
+            along, out = rng.random(z.shape), way
+        angle = (z + along) * 2 * np.pi / 5
         ray = np.stack([np.cos(angle), np.sin(angle)], axis=-1)
-        placed = replace(recording, places=radius * ray)
+        placed = replace(recording, places=(1.0 + out)[..., None] * ray)
         plain, fair = (
             from_recordings([placed], arena(), info(symmetry="ring"), first=FIRST, chance=chance)
             for chance in (None, even)
