@@ -94,7 +94,9 @@ class Estimator:
     def __init__(self, config: ControllerConfig, kernels: FloatArray, *, step: int = 0) -> None:
         n_zones = kernels.shape[1]
         self.watch = LossWatch(n_zones)
-        self.last_known = LastKnown(kernels, config.known_max_age, config.known_ageing, step=step)
+        self.last_known = LastKnown(
+            kernels, config.known_max_age, config.known_ageing, step=step, robots=config.robots
+        )
         self._config = config
         self._n_zones = n_zones
         self._known_first = config.fill == "known-first" and config.estimator == "plain"

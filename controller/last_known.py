@@ -39,8 +39,8 @@ import numpy.typing as npt
 FloatArray = npt.NDArray[np.float64]
 Ageing = Literal["model", "as-seen"]
 
-_NAMES = 50_000
-"""Robots whose answers are kept, however old, before old ones are looked for."""
+_LEAST, _MOST = 64, 50_000
+"""Answers kept, however old, before old ones are dropped: twice the fleet's, between these."""
 
 
 class Recalled(NamedTuple):
@@ -63,10 +63,18 @@ class LastKnown:
         "model" as above; "as-seen" takes the robot to be where it was, at full weight.
     step
         The step that comes first.
+    robots
+        Size of the fleet, as far as it is known.
     """
 
     def __init__(
-        self, kernels: FloatArray, max_age: int, ageing: Ageing = "model", *, step: int = 0
+        self,
+        kernels: FloatArray,
+        max_age: int,
+        ageing: Ageing = "model",
+        *,
+        step: int = 0,
+        robots: int = 0,
     ) -> None:
         n_zones = kernels.shape[1]
         self._kernels = kernels
@@ -77,7 +85,7 @@ class LastKnown:
         # its robot is asked again, would fragment the memory of the process.
         self._places: dict[str, int] = {}
         self._steps, self._zones = array("q"), array("q")
-        self._room = _NAMES
+        self._room = self._least_room = min(max(2 * robots, _LEAST), _MOST)
         self._products = np.zeros((max_age + 1, n_zones, n_zones))
         self._products[0] = np.eye(n_zones)
         self._weights: dict[int, float] = {}
@@ -127,7 +135,7 @@ class LastKnown:
             self._steps = array("q", [self._steps[place] for place in kept.values()])
             self._zones = array("q", [self._zones[place] for place in kept.values()])
             self._places = {robot: place for place, robot in enumerate(kept)}
-            self._room = max(_NAMES, 2 * len(kept))
+            self._room = max(self._least_room, 2 * len(kept))
 
     def _age(self, place: int) -> int:
         return self._now - self._steps[place]

@@ -65,17 +65,14 @@ def weights(
     lucks = [crowding_luck(recording, kernel, chance) for recording in recordings]
     found = [np.ones(recording.actions.shape) for recording in recordings]
     for a in range(chance.shape[2]):
-        ways = None if centres is None else _ways(centres, kernel.purpose[:, a])
         moves, everybody, likely = [], [], []
         masks = []
         for recording, u in zip(recordings, lucks, strict=True):
             z, present = recording.zones[:-1], recording.zones[:-1] >= 0
             columns = [np.broadcast_to(u[:, None], z.shape)]
-            if centres is not None and ways is not None and recording.places is not None:
-                off, way = recording.places - centres[z], ways[z]
-                along = (off * way).sum(axis=-1)
-                across = off[..., 1] * way[..., 0] - off[..., 0] * way[..., 1]
-                columns += [along, across, along**2, across**2, along * across]
+            if centres is not None and recording.places is not None:
+                way = _ways(centres, kernel.purpose[:, a])[z]
+                columns += _standing(recording.places - centres[z], way)
             x = np.stack(columns, axis=-1)
             mask = present & (recording.actions == a)
             masks.append(mask)
@@ -134,6 +131,13 @@ def _calibrated(x: FloatArray, known: FloatArray) -> FloatArray:
     # Below 0 only where a few moves are the whole recording.
     found: FloatArray = np.maximum(1.0 + off @ force, 0.0)
     return found
+
+
+def _standing(off: FloatArray, way: FloatArray) -> list[FloatArray]:
+    """Return what is balanced of places `off` a zone's centre, (T, n, 2), each of shape (T, n)."""
+    along = (off * way).sum(axis=-1)
+    across = off[..., 1] * way[..., 0] - off[..., 0] * way[..., 1]
+    return [along, across, along**2, across**2, along * across]
 
 
 def _ways(centres: FloatArray, purpose: IntArray) -> FloatArray:

@@ -213,13 +213,26 @@ def test_memory_as_seen_neither_moves_nor_weakens() -> None:
 
 def test_robots_that_never_come_back_are_forgotten_entirely() -> None:
     known = LastKnown(KERNELS, 5)
-    for t in range(70):
-        for guest in range(1000):
-            known.note(f"guest{t}.{guest}", t, 0)
+    for t in range(1000):
+        known.note(f"guest{t}", t, 0)
         known.advance(0)
-        known.note("stays", t + 1, 1)
-    assert len(known._places) < 30_000
-    assert known.zone("stays") == 1
+    assert len(known._places) < 100
+
+
+def test_a_large_fleet_keeps_its_places_and_only_guests_are_forgotten() -> None:
+    known = LastKnown(KERNELS, 5, robots=1000)
+    for t in range(20):
+        for robot in range(1000):
+            known.note(f"r{robot}", t, t % ZONES)
+        for guest in range(200):
+            known.note(f"guest{t}.{guest}", t, 0)
+        known.note("stays", t, 1)
+        assert known.zone("stays") == 1
+        assert known.zone("r999") == t % ZONES
+        known.advance(0)
+    assert len(known._places) < 5000
+    assert known.zone("guest0.0") is None
+    assert known.zone("guest19.0") == 0
 
 
 def test_response_model_finds_the_chance_to_answer() -> None:
