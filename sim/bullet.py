@@ -251,8 +251,11 @@ class BulletWorld(BodyWorld):
             joints, links = self._names(body)
             if urdf is None:
                 friction = dict.fromkeys(joints.values(), FRICTION["wheel"])
-                friction |= {links[name]: FRICTION["caster"] for name in CASTER_LINKS}
-                for link, value in {**friction, -1: FRICTION["base"]}.items():
+                merged = self.model.merge_links
+                if not merged:
+                    friction |= {links[name]: FRICTION["caster"] for name in CASTER_LINKS}
+                friction[-1] = FRICTION["caster" if merged else "base"]
+                for link, value in friction.items():
                     pb.changeDynamics(body, link, lateralFriction=value, physicsClientId=client)
         self._joints = [self._joint(joints, name) for name in self._wheels]
         self._torque_nm = self._motor_torque(self._bodies[0])

@@ -34,6 +34,8 @@ class RobotSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
         Standard deviation of what a robot senses of its own place and heading.
     track_m, wheel_radius_m, height_m, mass_kg
         Sizes of the simulated robot; None scales the reference robot to the radius.
+    merge_links
+        Casters are part of the body: less work and truer turns, but bodies without friction.
     urdf, left_wheels, right_wheels
         A model of your own: its file, and the names of the joints of its wheels. It needs `track_m`
         and `wheel_radius_m`, and must be able to turn on the spot.
@@ -53,6 +55,7 @@ class RobotSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     wheel_radius_m: float | None = None
     height_m: float | None = None
     mass_kg: float | None = None
+    merge_links: bool = False
     urdf: str = ""
     left_wheels: tuple[str, ...] = ()
     right_wheels: tuple[str, ...] = ()
@@ -70,6 +73,8 @@ class RobotSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
             if self.left_wheels or self.right_wheels:
                 raise InputError("robot wheels are named, but there is no robot urdf")
             return
+        if self.merge_links:
+            raise InputError("robot merge_links is for our own robot, not for a robot urdf")
         for name in ("track_m", "wheel_radius_m", "left_wheels", "right_wheels"):
             if not getattr(self, name):
                 raise InputError(f"robot urdf = {self.urdf!r} needs robot {name} too")
@@ -92,7 +97,8 @@ class RobotSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
             for name in ("track_m", "wheel_radius_m", "height_m", "mass_kg")
             if not self.urdf and (value := getattr(self, name)) is not None
         }
-        return msgspec.structs.replace(RobotModel.of_radius(radius_m), **own)
+        reference = RobotModel.of_radius(radius_m)
+        return msgspec.structs.replace(reference, merge_links=self.merge_links, **own)
 
     def of_file(self) -> UserUrdf | None:
         """Return the model of your own; None when there is none."""

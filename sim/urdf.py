@@ -10,6 +10,11 @@ Every link has an inertia: Bullet invents one for a link without, and says so on
 | body inertia | 0.4 m r^2, 0.4 m r^2, 0.6 m r^2 | kg m^2 |
 | wheel centre below the body's | 0.030 r/0.1 | m |
 | caster centre below the body's | 0.050 r/0.1 | m |
+
+With `merge_links` the casters are shapes of the body instead of links. Bullet knows one friction a
+link, so the body then has that of casters, none, and robots slide along each other freely. Four
+points of one depth would share the weight as the solver likes, up to wheels that slip; such casters
+therefore end 0.002 r above the floor, as those of real robots do, and wheels carry the robot.
 """
 
 import math
@@ -22,6 +27,8 @@ from kofn.controller.core.errors import InputError
 LEFT_JOINT = "left_wheel"
 RIGHT_JOINT = "right_wheel"
 CASTER_LINKS = ("caster_front", "caster_back")
+CASTER_GAP = 0.002
+"""Air under the casters of a robot with merged links, in body radii."""
 
 
 class RobotModel(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -35,6 +42,8 @@ class RobotModel(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
         Of the body; each wheel weighs a twentieth of it, each caster a fiftieth.
     wheel_radius_m, track_m
         Driven wheels and the distance between them.
+    merge_links
+        Casters are part of the body, which has no friction then.
 
     Raises
     ------
@@ -47,9 +56,10 @@ class RobotModel(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     mass_kg: float = 1.0
     wheel_radius_m: float = 0.035
     track_m: float = 0.16
+    merge_links: bool = False
 
     def __post_init__(self) -> None:
-        for name in self.__struct_fields__:
+        for name in ("radius_m", "height_m", "mass_kg", "wheel_radius_m", "track_m"):
             value = getattr(self, name)
             if not (math.isfinite(value) and value > 0):
                 raise InputError(f"robot {name} = {value} must be finite and above 0")
@@ -100,8 +110,9 @@ class RobotModel(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
 
     @property
     def caster_radius_m(self) -> float:
-        """Chosen so that casters reach the floor exactly where wheels do, m."""
-        return self.depth_m - self.caster_drop_m
+        """Chosen so that casters reach the floor where wheels do, or just not if merged, m."""
+        gap = CASTER_GAP * self.radius_m if self.merge_links else 0.0
+        return self.depth_m - self.caster_drop_m - gap
 
     @property
     def motor_torque_nm(self) -> float:
@@ -149,6 +160,12 @@ def robot_urdf(model: RobotModel | None = None) -> str:
     wheel_ball = f'<sphere radius="{model.wheel_radius_m:g}"/>'
     wheel_disc = f'<cylinder radius="{model.wheel_radius_m:g}" length="{0.2 * r:g}"/>'
     caster = f'<sphere radius="{model.caster_radius_m:.9g}"/>'
+    places = [(side * 0.7 * r, 0.0, -model.caster_drop_m) for side in (1.0, -1.0)]
+    merged = ""
+    if model.merge_links:
+        merged = "".join(
+            _shape("collision", caster, xyz=f"{x:g} {y:g} {z:g}") for x, y, z in places
+        )
     spin = 0.05 * mass * model.wheel_radius_m**2
     # Below about 1e-5 kg m^2 the solver becomes unstable.
     caster_inertia = max(1e-5, 0.4 * 0.02 * mass * model.caster_radius_m**2)
@@ -160,6 +177,7 @@ def robot_urdf(model: RobotModel | None = None) -> str:
             mass,
             (0.4 * inertia, 0.4 * inertia, 0.6 * inertia),
             _shape("collision", body)
+            + merged
             + _shape("visual", body)
             + _shape("visual", nose, xyz=f"{0.5 * r:g} 0 {0.5 * model.height_m + 0.05 * r:g}"),
         ),
@@ -180,10 +198,11 @@ def robot_urdf(model: RobotModel | None = None) -> str:
                 (0.0, side * 0.5 * model.track_m, -model.wheel_drop_m),
             ),
         ]
-    for name, side in zip(CASTER_LINKS, (1.0, -1.0), strict=True):
-        parts += [
-            _link(name, 0.02 * mass, (caster_inertia,) * 3, _shape("collision", caster)),
-            _joint(f"{name}_mount", "fixed", name, (side * 0.7 * r, 0.0, -model.caster_drop_m)),
-        ]
+    for name, place in zip(CASTER_LINKS, places, strict=True):
+        if not model.merge_links:
+            parts += [
+                _link(name, 0.02 * mass, (caster_inertia,) * 3, _shape("collision", caster)),
+                _joint(f"{name}_mount", "fixed", name, place),
+            ]
     parts.append("</robot>\n")
     return "".join(parts)

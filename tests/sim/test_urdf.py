@@ -3,13 +3,22 @@
 
 import math
 import xml.etree.ElementTree as ET
+from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from kofn.controller.core.errors import InputError
-from kofn.sim.urdf import CASTER_LINKS, LEFT_JOINT, RIGHT_JOINT, RobotModel, robot_urdf
+from kofn.sim.urdf import (
+    CASTER_GAP,
+    CASTER_LINKS,
+    LEFT_JOINT,
+    RIGHT_JOINT,
+    RobotModel,
+    robot_urdf,
+)
 
 
 def _robot(model: RobotModel | None = None) -> ET.Element:
@@ -69,6 +78,22 @@ def test_every_link_has_a_mass_and_a_positive_inertia() -> None:
         assert 2 * max(axes) <= sum(axes)  # what a real body can have
 
 
+@given(radius=st.floats(0.03, 1.0))
+def test_merged_casters_are_shapes_of_the_body_just_above_the_floor(radius: float) -> None:
+    model = msgspec.structs.replace(RobotModel.of_radius(radius), merge_links=True)
+    robot = _robot(model)
+    assert len(robot.findall("link")) == 3
+    base = robot.find("link[@name='base']")
+    assert base is not None
+    depths = []
+    for shape in base.findall("collision"):
+        ball, origin = shape.find("geometry/sphere"), shape.find("origin")
+        if ball is not None and origin is not None:
+            drop = -float(origin.attrib["xyz"].split()[2])
+            depths.append(drop + float(ball.attrib["radius"]))
+    assert depths == [pytest.approx(model.depth_m - CASTER_GAP * radius, rel=1e-4)] * 2
+
+
 @given(radius=st.floats(0.02, 2.0))
 def test_reference_robot_scales_to_any_radius(radius: float) -> None:
     model = RobotModel.of_radius(radius)
@@ -94,8 +119,6 @@ def test_reference_robot_has_the_documented_sizes() -> None:
         ({"height_m": 0.2}, "would touch the floor"),
     ],
 )
-def test_impossible_robot_is_refused_in_one_sentence(
-    change: dict[str, float], sentence: str
-) -> None:
+def test_impossible_robot_is_refused_in_one_sentence(change: dict[str, Any], sentence: str) -> None:
     with pytest.raises(InputError, match=sentence):
         RobotModel(**change)

@@ -3,6 +3,7 @@
 
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
 
@@ -66,3 +67,8 @@ def test_a_file_that_is_no_model_is_refused(tmp_path: Path) -> None:
     (tmp_path / "broken.urdf").write_text("<robot>")
     with pytest.raises(InputError, match="cannot load robot urdf"):
         make_world("bullet", 2, RingLayout(), robot=_spec(tmp_path / "broken.urdf"))
+
+
+def test_links_of_a_model_from_a_file_are_not_merged(model: Path) -> None:
+    with pytest.raises(InputError, match="merge_links is for our own robot"):
+        msgspec.structs.replace(_spec(model), merge_links=True)
