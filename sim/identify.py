@@ -19,7 +19,7 @@ from kofn.controller.core.game import Game
 from kofn.hardware.arena import layout_of_header
 from kofn.sim.kernel import Kernel, KernelInfo, Symmetry, bin_of, blank, l1_rows
 from kofn.sim.kernel_checks import run_checks
-from kofn.sim.luck import weights
+from kofn.sim.luck import ENOUGH_OPTIONS, weights
 from kofn.sim.recording import Play, Recording, WorldConfig, record_replicas
 from kofn.sim.robots import RobotSpec
 from kofn.sim.world import FloatArray, IntArray
@@ -153,8 +153,8 @@ def from_recordings(
     recordings, game, info, first
         Moves; the rewards and the global kernel that go with them; where they come from; bins.
     chance
-        P(a | g, z) that actions were drawn from, shape (S_g, S, A): moves are then weighted. None
-        when it is not known.
+        P(a | g, z) that actions were drawn from, shape (S_g, S, A): moves are then weighted, if
+        there are options enough for it. None when it is not known.
     """
     template = blank(game)
 
@@ -174,7 +174,7 @@ def from_recordings(
         halves = tuple(Kernel(counted(part), first, template, info) for part in parts)
     checks, warnings = run_checks(kernel, recordings, halves)  # type: ignore[arg-type]
     weighted = None
-    if chance is not None:
+    if chance is not None and steps >= ENOUGH_OPTIONS:
         w = weights(recordings, kernel, chance)
         weighted = tally(recordings, template, first, by_target=info.by_target, weights=w)
         fair = Kernel(counts, first, template, info, weighted)

@@ -43,6 +43,11 @@ from kofn.sim.kernel import Kernel, bin_of
 from kofn.sim.recording import Recording
 from kofn.sim.world import FloatArray, IntArray
 
+ENOUGH_OPTIONS = 60
+"""Options in all that weights need: ten for each of the six means that they balance.
+
+What they learn from fewer adds more noise than it takes out: in 20 options of ten robots a row was
+off by 0.27 instead of 0.14."""
 KEPT = 0.75
 """Share of a surplus of crowding that is left an option later (of thirty wheeled robots)."""
 

@@ -222,6 +222,7 @@ def test_ten_robots_in_physics_give_the_stored_kernel(
 
     first = kernel(1)
     assert first.info.transitions == 200
+    assert "luck_l1" not in first.info.checks  # too few options for weights
     assert l1_rows(first.plain[0, 0], TEN_ROBOTS).max() <= 0.2
     assert first.plain[0, 0, 0, 0] >= 0.9
     assert seen[-1] == (20, 20)
