@@ -3,26 +3,30 @@
 
     python benchmarks/bench_fidelity.py [--options 100] [--quick] [--json]
 
-Each variant is compared with fidelity "high" (240 Hz, 50 solver iterations), which follows v and w
-to four digits. `turn_error` is the greatest share by which the turn rate of one robot on a free
-floor is off, over eight pairs of v and w of five seconds each (of 0.5 rad/s at least). `plus` and
-`minus` are the shares of moves that succeed among 30 robots in the ring that act at random, 25
-options a world, with standard errors over worlds; `cost` is CPU time for these over that of the
-first variant.
+Fidelity "high" (240 Hz, 50 solver iterations) follows v and w to three digits, so each choice is
+compared with its own finer steps. `turn_error` is the greatest share by which the turn rate of one
+robot on a free floor is off, over eight pairs of v and w of five seconds each (of 0.5 rad/s at
+least). `plus` and `minus` are the shares of moves that succeed among 30 robots in the ring that act
+at random, 25 options a world, with standard errors over worlds; `cost` is CPU time for these over
+that of the first variant.
 """
 
 from __future__ import annotations
 
 import math
 import time
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from measuring import Row, parser, report
 
 from kofn.hardware.grid import GridLayout
 from kofn.sim.bullet import BulletWorld
-from kofn.sim.urdf import RobotModel
+from kofn.sim.recording import Play, WorldConfig, record_replicas
+from kofn.sim.robots import RobotSpec
+
+if TYPE_CHECKING:
+    from kofn.sim.worlds import Fidelity
 
 FREE = GridLayout(columns=2, rows=2, cell_m=30.0, walls=False)
 ASKED = (
@@ -36,22 +40,20 @@ ASKED = (
     (-0.2, 0.5),
 )
 WARM_TICKS, TICKS = 10, 50
-BLOCK = 25
-"""Options that one world makes."""
 
-VARIANTS: dict[str, dict[str, Any]] = {
-    "default": {},
-    "merged links": {"model": RobotModel(merge_links=True)},
-    "high": {"fidelity": "high"},
-    "merged links, high": {"fidelity": "high", "model": RobotModel(merge_links=True)},
+VARIANTS: dict[str, tuple[RobotSpec, Fidelity]] = {
+    "default": (RobotSpec(), "default"),
+    "high": (RobotSpec(), "high"),
+    "casters as links": (RobotSpec(merge_links=False), "default"),
+    "casters as links, high": (RobotSpec(merge_links=False), "high"),
 }
 
 
-def turn_error(variant: dict[str, Any]) -> float:
+def turn_error(robot: RobotSpec, fidelity: Fidelity) -> float:
     """Return the greatest relative error of the turn rate of one robot."""
     worst = 0.0
     for v, w in ASKED:
-        world = BulletWorld(1, FREE, **variant)
+        world = BulletWorld(1, FREE, model=robot.model(FREE.robot_radius_m), fidelity=fidelity)
         world.reset(1)
         turned = 0.0
         for tick in range(WARM_TICKS + TICKS):
@@ -68,27 +70,18 @@ def turn_error(variant: dict[str, Any]) -> float:
     return worst
 
 
-def moves(variant: dict[str, Any], options: int) -> tuple[np.ndarray, float]:
+def moves(robot: RobotSpec, fidelity: Fidelity, options: int) -> tuple[np.ndarray, float]:
     """Return successes of +1 and -1 a world, shape (worlds, 2), and CPU seconds."""
-    world = BulletWorld(30, **variant)
-    zones = world.spec.n_zones
-    shares, cpu_s = [], 0.0
-    for seed in range(max(2, options // BLOCK)):
-        world.reset(seed)
-        generator = np.random.default_rng((seed, 1))
-        made, tried = np.zeros(2), np.zeros(2)
-        began = time.process_time()
-        for _ in range(min(BLOCK, options)):
-            zone, actions = world.observe().zones, generator.integers(0, 3, 30)
-            world.apply(actions)
-            world.advance(world.spec.period_s)
-            step = (world.observe().zones - zone) % zones
-            for j, (action, wanted) in enumerate(((1, 1), (2, zones - 1))):
-                tried[j] += (actions == action).sum()
-                made[j] += ((actions == action) & (step == wanted)).sum()
-        cpu_s += time.process_time() - began
-        shares.append(made / tried)
-    world.close()
+    config = WorldConfig(robot=robot, fidelity=fidelity)
+    zones = config.layout.zones
+    began = time.process_time()
+    recordings = record_replicas(config, Play.uniform(zones, 3), options, seed=0)
+    cpu_s = time.process_time() - began
+    shares = []
+    for recording in recordings:
+        step = np.diff(recording.zones, axis=0) % zones
+        tried = [recording.actions == action for action in (1, 2)]
+        shares.append([(step[tried[0]] == 1).mean(), (step[tried[1]] == zones - 1).mean()])
     return np.array(shares), cpu_s
 
 
@@ -99,15 +92,16 @@ def main() -> None:
     chosen = arguments.parse_args()
     rows: list[Row] = []
     first_s = 0.0
-    for name, variant in VARIANTS.items():
-        shares, cpu_s = moves(variant, 2 if chosen.quick else chosen.options)
+    for name, (robot, fidelity) in VARIANTS.items():
+        shares, cpu_s = moves(robot, fidelity, 2 if chosen.quick else chosen.options)
         first_s = first_s or cpu_s
         plus, minus = shares.mean(axis=0)
-        error = shares.std(axis=0, ddof=1) / math.sqrt(len(shares))
+        worlds = len(shares)
+        error = shares.std(axis=0, ddof=1) / math.sqrt(worlds) if worlds > 1 else [math.nan] * 2
         rows.append(
             {
                 "variant": name,
-                "turn_error": turn_error(variant),
+                "turn_error": turn_error(robot, fidelity),
                 "plus": float(plus),
                 "plus_se": float(error[0]),
                 "minus": float(minus),

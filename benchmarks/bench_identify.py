@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: MIT
 """What `kofn identify crowded30` costs and how far its rows are from one long run, over seeds.
 
-    python benchmarks/bench_identify.py [--seeds 7] [--long 2000] [--option-steps 100] [--arenas 2]
+    python benchmarks/bench_identify.py [--seeds 7] [--long 2000] [--option-steps 100] [--arenas 3]
     python benchmarks/bench_identify.py --resample 200
 
-Each line is the command, run with its default of two arenas (each of 30 robots makes the option
+Each line is the command, run with its default of three arenas (each of 30 robots makes the option
 steps) by two processes. `l1` is the L1 distance of a row of the plain kernel from that of the long
 run: +1 and -1 are the moves along the ring. The long run (`--long` options of one arena, seed 1000)
 takes half an hour and is kept in --folder; so are the kernels of seeds, whose time is then that of
@@ -46,7 +46,7 @@ def main() -> None:
     options.add_argument("--seeds", type=int, default=7)
     options.add_argument("--long", type=int, default=2000, help="option steps of the long run")
     options.add_argument("--option-steps", type=int, default=100)
-    options.add_argument("--arenas", type=int, default=2)
+    options.add_argument("--arenas", type=int, default=3)
     options.add_argument("--resample", type=int, default=0, help="replicas to draw from instead")
     options.add_argument("--folder", type=Path, default=Path("runs/bench_identify"))
     chosen = options.parse_args()

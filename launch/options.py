@@ -64,7 +64,7 @@ Speed = Annotated[
 Period = Annotated[float, typer.Option("--period", help="Length of a step, s.")]
 Arena = Annotated[str, typer.Option("--arena", help="Arena as JSON; {} is the default ring.")]
 FidelityOption = Annotated[
-    Fidelity, typer.Option("--fidelity", help="Bullet: 60 Hz, 10 iterations; high: 240 Hz, 50.")
+    Fidelity, typer.Option("--fidelity", help="Bullet: 50 Hz, 10 iterations; high: 240 Hz, 50.")
 ]
 HostName = Annotated[str, typer.Option("--host", help="Name of this host on the wire.")]
 Log = Annotated[Path | None, typer.Option(help="File for this host's own log (JSON lines).")]

@@ -11,7 +11,7 @@ import typer
 from kofn.controller.core.errors import InputError
 from kofn.launch import options
 from kofn.launch.output import Progress, emit, write_json
-from kofn.launch.verbs_identify import Backend, Robots, Workers, world_config
+from kofn.launch.verbs_identify import Backend, Robots, Workers, policy_name, world_config
 
 if TYPE_CHECKING:
     from kofn.sim.kernel import Kernel
@@ -54,7 +54,10 @@ def validate(
     out: Annotated[Path | None, typer.Option(help="File for the table, as JSON.")] = None,
     json: options.Json = False,
 ) -> None:
-    """Play a policy in the finite models and in physics; print the gap table."""
+    """Play a policy in the finite models and in physics; print the gap table.
+
+    A scenario is identified first, in worlds of its own that this policy moves.
+    """
     from kofn.controller.core.policy import Policy
     from kofn.sim.validate import validate as compare
 
@@ -66,7 +69,7 @@ def validate(
     if out is not None and not out.parent.is_dir():
         raise InputError(f"--out {out}: there is no folder {out.parent}")
     loaded = Policy.load(policy)
-    found, world = _model(model, kernel, robots, backend, workers, seed)
+    found, world = _model(model, kernel, policy, robots, backend, workers, seed)
     polled = None
     if targets == "policy":
         learned = loaded.provenance.get("k")
@@ -88,6 +91,7 @@ def validate(
     table: dict[str, Any] = {
         "policy_sha256": loaded.sha256,
         "kernel_sha256": found.sha256,
+        "data_policy": found.info.data_policy,
         "robots": world.robots,
         "period_s": world.period_s,
         "targets": targets,
@@ -106,9 +110,15 @@ def validate(
 
 
 def _model(
-    model: str, kernel: Path | None, robots: int | None, backend: str, workers: int, seed: int
+    model: str,
+    kernel: Path | None,
+    policy: Path,
+    robots: int | None,
+    backend: str,
+    workers: int,
+    seed: int,
 ) -> "tuple[Kernel, WorldConfig]":
-    """Return a kernel and its world, from a kernel file or from a scenario."""
+    """Return a kernel and its world, from a kernel file or from a scenario and a policy."""
     from kofn.launch.scenario import load_scenario
     from kofn.launch.verbs_identify import identify_world
     from kofn.sim.identify import world_of
@@ -121,7 +131,14 @@ def _model(
         return found, world_of(found, backend)
     scenario = load_scenario(model)
     if kernel is None:
-        found = identify_world(scenario, robots=robots, backend=backend, workers=workers, seed=seed)
+        found = identify_world(
+            scenario,
+            robots=robots,
+            backend=backend,
+            workers=workers,
+            policy=str(policy),
+            seed=seed,
+        )
         return found, world_config(scenario, robots, backend)
     return Kernel.load(kernel), world_config(scenario, robots, backend)
 
@@ -148,6 +165,13 @@ def _story(rows: "tuple[Figures, ...]", table: dict[str, Any]) -> list[str]:
         lines.append(
             f"{row.name:8s} {row.share:9.3f}  {1.96 * row.stderr:.3f}  {gap:7s}  {gap_error:6s}  "
             f"{stay:7s}  {curve}"
+        )
+    binned = next(row for row in rows if row.name == "binned")
+    foreign = table["data_policy"] != policy_name(table["policy_sha256"])
+    if foreign and abs(binned.gap) > 1.96 * binned.gap_stderr:
+        lines.append(
+            "the moves of this kernel were not made by this policy, which makes other crowds: "
+            "kofn identify --policy counts what happens in those"
         )
     if table["passed"] is not None:
         verdict = "within" if table["passed"] else "beyond"

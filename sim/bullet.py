@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
 """`BulletWorld`: wheeled robots with contacts and motors in an arena, by PyBullet.
 
-Each control tick (0.1 s) steps the physics 6 times at 60 Hz (fidelity "high": 24 times at 240 Hz).
+Each control tick (0.1 s) steps the physics 5 times at 50 Hz (fidelity "high": 24 times at 240 Hz).
 Wheel speeds are
 
     left = (v - w track / 2) / wheel_radius,      right = (v + w track / 2) / wheel_radius.
@@ -62,7 +62,7 @@ class _Engine(NamedTuple):
     iterations: int
 
 
-_ENGINES: dict[str, _Engine] = {"default": _Engine(60, 10), "high": _Engine(240, 50)}
+_ENGINES: dict[str, _Engine] = {"default": _Engine(50, 10), "high": _Engine(240, 50)}
 
 
 def check_display() -> None:
@@ -105,7 +105,7 @@ class BulletWorld(BodyWorld):
     period_s
         Length T of an option, a multiple of 0.1 s; robots stop when it is over.
     fidelity
-        "default" is 60 Hz with 10 solver iterations, "high" 240 Hz with 50.
+        "default" is 50 Hz with 10 solver iterations, "high" 240 Hz with 50.
     urdf
         A model of your own instead of `model`; it must turn on the spot.
     gui
@@ -251,10 +251,11 @@ class BulletWorld(BodyWorld):
             joints, links = self._names(body)
             if urdf is None:
                 friction = dict.fromkeys(joints.values(), FRICTION["wheel"])
-                merged = self.model.merge_links
-                if not merged:
+                if self.model.merge_links:
+                    friction[-1] = FRICTION["caster"]
+                else:
+                    friction[-1] = FRICTION["base"]
                     friction |= {links[name]: FRICTION["caster"] for name in CASTER_LINKS}
-                friction[-1] = FRICTION["caster" if merged else "base"]
                 for link, value in friction.items():
                     pb.changeDynamics(body, link, lateralFriction=value, physicsClientId=client)
         self._joints = [self._joint(joints, name) for name in self._wheels]

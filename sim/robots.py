@@ -35,7 +35,7 @@ class RobotSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     track_m, wheel_radius_m, height_m, mass_kg
         Sizes of the simulated robot; None scales the reference robot to the radius.
     merge_links
-        Casters are part of the body: less work and truer turns, but bodies without friction.
+        False makes casters links of their own: bodies then have friction, but turns are less true.
     urdf, left_wheels, right_wheels
         A model of your own: its file, and the names of the joints of its wheels. It needs `track_m`
         and `wheel_radius_m`, and must be able to turn on the spot.
@@ -55,7 +55,7 @@ class RobotSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     wheel_radius_m: float | None = None
     height_m: float | None = None
     mass_kg: float | None = None
-    merge_links: bool = False
+    merge_links: bool | None = None
     urdf: str = ""
     left_wheels: tuple[str, ...] = ()
     right_wheels: tuple[str, ...] = ()
@@ -73,7 +73,7 @@ class RobotSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
             if self.left_wheels or self.right_wheels:
                 raise InputError("robot wheels are named, but there is no robot urdf")
             return
-        if self.merge_links:
+        if self.merge_links is not None:
             raise InputError("robot merge_links is for our own robot, not for a robot urdf")
         for name in ("track_m", "wheel_radius_m", "left_wheels", "right_wheels"):
             if not getattr(self, name):
@@ -94,11 +94,10 @@ class RobotSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
         """Return the sizes of a robot of this radius; `InputError` where they do not fit."""
         own = {
             name: value
-            for name in ("track_m", "wheel_radius_m", "height_m", "mass_kg")
+            for name in ("track_m", "wheel_radius_m", "height_m", "mass_kg", "merge_links")
             if not self.urdf and (value := getattr(self, name)) is not None
         }
-        reference = RobotModel.of_radius(radius_m)
-        return msgspec.structs.replace(reference, merge_links=self.merge_links, **own)
+        return msgspec.structs.replace(RobotModel.of_radius(radius_m), **own)
 
     def of_file(self) -> UserUrdf | None:
         """Return the model of your own; None when there is none."""

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: MIT
 """Text of the differential-drive robot as URDF, scaled from a few numbers; no meshes.
 
-A cylinder body on two driven wheels (collision spheres, drawn as discs) and two casters that
-touch the floor at the same depth `depth = wheel_drop + wheel_radius = caster_drop + caster_radius`.
+A cylinder body on two driven wheels (collision spheres, drawn as discs) and two casters that end
+just above the floor: `depth = wheel_drop + wheel_radius = caster_drop + caster_radius + gap`.
 Every link has an inertia: Bullet invents one for a link without, and says so on stdout.
 
 | quantity | value | unit |
@@ -11,10 +11,12 @@ Every link has an inertia: Bullet invents one for a link without, and says so on
 | wheel centre below the body's | 0.030 r/0.1 | m |
 | caster centre below the body's | 0.050 r/0.1 | m |
 
-With `merge_links` the casters are shapes of the body instead of links. Bullet knows one friction a
-link, so the body then has that of casters, none, and robots slide along each other freely. Four
-points of one depth would share the weight as the solver likes, up to wheels that slip; such casters
-therefore end 0.002 r above the floor, as those of real robots do, and wheels carry the robot.
+Casters are shapes of the body. Bullet knows one friction a link, so the body has that of casters,
+none, and robots slide along each other freely. Four points of one depth would share the weight as
+the solver likes, up to wheels that slip; with the gap, which real robots have too, wheels carry the
+robot. How much air that takes depends on how far a robot falls in a step of the engine, not on its
+size. Without `merge_links` casters are links of their own, as deep as wheels: the body then has
+friction, turns are less true and the engine has more to do.
 """
 
 import math
@@ -27,8 +29,8 @@ from kofn.controller.core.errors import InputError
 LEFT_JOINT = "left_wheel"
 RIGHT_JOINT = "right_wheel"
 CASTER_LINKS = ("caster_front", "caster_back")
-CASTER_GAP = 0.002
-"""Air under the casters of a robot with merged links, in body radii."""
+CASTER_GAP_M = 0.0002
+"""Air under merged casters: at 50 steps a second wheels slip with half of it."""
 
 
 class RobotModel(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -43,7 +45,7 @@ class RobotModel(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     wheel_radius_m, track_m
         Driven wheels and the distance between them.
     merge_links
-        Casters are part of the body, which has no friction then.
+        Casters are part of the body, which has no friction then, instead of links.
 
     Raises
     ------
@@ -56,7 +58,7 @@ class RobotModel(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     mass_kg: float = 1.0
     wheel_radius_m: float = 0.035
     track_m: float = 0.16
-    merge_links: bool = False
+    merge_links: bool = True
 
     def __post_init__(self) -> None:
         for name in ("radius_m", "height_m", "mass_kg", "wheel_radius_m", "track_m"):
@@ -68,7 +70,7 @@ class RobotModel(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
                 f"robot track_m = {self.track_m} m exceeds the body's diameter "
                 f"of {2.0 * self.radius_m:g} m"
             )
-        if not self.caster_radius_m >= 0.05 * self.radius_m:
+        if not self.depth_m - self.caster_drop_m >= 0.05 * self.radius_m:
             raise InputError(
                 f"robot wheel_radius_m = {self.wheel_radius_m} m leaves no room for casters "
                 f"under a body of radius {self.radius_m} m, the least is "
@@ -111,8 +113,8 @@ class RobotModel(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     @property
     def caster_radius_m(self) -> float:
         """Chosen so that casters reach the floor where wheels do, or just not if merged, m."""
-        gap = CASTER_GAP * self.radius_m if self.merge_links else 0.0
-        return self.depth_m - self.caster_drop_m - gap
+        room = self.depth_m - self.caster_drop_m
+        return room - min(CASTER_GAP_M, 0.1 * room) if self.merge_links else room
 
     @property
     def motor_torque_nm(self) -> float:
@@ -160,15 +162,19 @@ def robot_urdf(model: RobotModel | None = None) -> str:
     wheel_ball = f'<sphere radius="{model.wheel_radius_m:g}"/>'
     wheel_disc = f'<cylinder radius="{model.wheel_radius_m:g}" length="{0.2 * r:g}"/>'
     caster = f'<sphere radius="{model.caster_radius_m:.9g}"/>'
-    places = [(side * 0.7 * r, 0.0, -model.caster_drop_m) for side in (1.0, -1.0)]
-    merged = ""
-    if model.merge_links:
-        merged = "".join(
-            _shape("collision", caster, xyz=f"{x:g} {y:g} {z:g}") for x, y, z in places
-        )
-    spin = 0.05 * mass * model.wheel_radius_m**2
     # Below about 1e-5 kg m^2 the solver becomes unstable.
     caster_inertia = max(1e-5, 0.4 * 0.02 * mass * model.caster_radius_m**2)
+    places = [(side * 0.7 * r, 0.0, -model.caster_drop_m) for side in (1.0, -1.0)]
+    merged, links = "", []
+    for name, (x, y, z) in zip(CASTER_LINKS, places, strict=True):
+        if model.merge_links:
+            merged += _shape("collision", caster, xyz=f"{x:g} {y:g} {z:g}")
+        else:
+            links += [
+                _link(name, 0.02 * mass, (caster_inertia,) * 3, _shape("collision", caster)),
+                _joint(f"{name}_mount", "fixed", name, (x, y, z)),
+            ]
+    spin = 0.05 * mass * model.wheel_radius_m**2
 
     parts = [
         '<?xml version="1.0"?>\n<robot name="kofn_diff_drive">\n',
@@ -198,11 +204,4 @@ def robot_urdf(model: RobotModel | None = None) -> str:
                 (0.0, side * 0.5 * model.track_m, -model.wheel_drop_m),
             ),
         ]
-    for name, place in zip(CASTER_LINKS, places, strict=True):
-        if not model.merge_links:
-            parts += [
-                _link(name, 0.02 * mass, (caster_inertia,) * 3, _shape("collision", caster)),
-                _joint(f"{name}_mount", "fixed", name, place),
-            ]
-    parts.append("</robot>\n")
-    return "".join(parts)
+    return "".join([*parts, *links, "</robot>\n"])

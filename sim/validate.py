@@ -30,6 +30,9 @@ from kofn.sim.kernel import Kernel
 from kofn.sim.recording import HOLD_STEPS, Play, Recording, WorldConfig, record_replicas
 from kofn.sim.world import FloatArray, IntArray
 
+#: Key of the stream that the physics is drawn from: not the worlds that a kernel was counted in.
+_PHYSICS = 0x76616C69
+
 #: Target periods in one replica of the physics.
 PERIODS = 8
 
@@ -148,7 +151,7 @@ def validate(
         world,
         play,
         periods * hold,
-        seed=seed,
+        seed=int(np.random.SeedSequence([seed, _PHYSICS]).generate_state(1, np.uint64)[0]),
         workers=workers,
         burn_in=hold,
         replica_steps=PERIODS * hold,

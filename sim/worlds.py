@@ -40,7 +40,7 @@ def make_world(
     robot
         What its robots are like.
     fidelity
-        Of the bullet world: "default" is 60 Hz with 10 solver iterations, "high" 240 Hz with 50.
+        Of the bullet world: "default" is 50 Hz with 10 solver iterations, "high" 240 Hz with 50.
     gui
         Show the bullet world in a window.
     kernel

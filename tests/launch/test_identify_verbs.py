@@ -171,3 +171,19 @@ def test_a_scenario_is_identified_and_validated_and_the_gap_sets_the_exit_code(
     failed = called(capsys, *arguments, "--max-gap", "0", code=1)
     assert failed["passed"] is False
     assert failed["rows"] == table["rows"]
+
+
+def test_validate_counts_the_crowds_of_its_policy_and_says_when_a_kernel_has_others(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, finite_scenario: Path, policy_file: Path
+) -> None:
+    arguments = ("validate", str(policy_file), str(finite_scenario), "--periods", "40")
+    table = called(capsys, *arguments, "--workers", "1")
+    assert table["data_policy"] == f"policy {Policy.load(policy_file).sha256}"
+    quick = tmp_path / "quick.toml"
+    quick.write_text(finite_scenario.read_text().replace("0.6", "0.95"))
+    uniform = str(tmp_path / "uniform.npz")
+    called(
+        capsys, "identify", str(quick), "--option-steps", "99", "--workers", "1", "--out", uniform
+    )
+    assert run([*arguments, "--workers", "1", "--kernel", uniform]) == 0
+    assert "not made by this policy" in capsys.readouterr().out

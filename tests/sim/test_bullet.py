@@ -21,7 +21,7 @@ from kofn.sim.urdf import RobotModel
 pytestmark = pytest.mark.bullet
 pytest.importorskip("pybullet", reason="needs kofn[sim]: PyBullet has no wheel for this Python")
 
-STORED_KERNEL = {"move": 0.93, "stay": 0.99}
+STORED_KERNEL = {"move": 0.96, "stay": 0.99}
 """P(success) at N=10, T=6 s, lanes: 1200 moves and 600 stays, seeds 1 to 3."""
 
 
@@ -140,11 +140,12 @@ def test_higher_fidelity_is_another_engine_setting_of_the_same_world() -> None:
     world.close()
 
 
+@pytest.mark.parametrize("radius", [0.03, 0.05, 0.1, 0.3])
 @pytest.mark.parametrize(("v", "w"), [(0.0, 1.0), (0.4, 2.0), (0.1, -3.0)])
-def test_a_robot_with_merged_links_turns_as_it_is_told(v: float, w: float) -> None:
-    # Without air under the casters the wheels slip at v = 0.4, w = 2: it then turns at 3.3 rad/s.
-    free = GridLayout(columns=2, rows=2, cell_m=30.0, walls=False)
-    world = BulletWorld(1, free, model=RobotModel(merge_links=True))
+def test_a_robot_turns_as_it_is_told(v: float, w: float, radius: float) -> None:
+    # Without air under the casters the wheels slip: at v = 0.4, w = 2 it then turns at 3.3 rad/s.
+    free = GridLayout(columns=2, rows=2, cell_m=30.0, walls=False, robot_radius_m=radius)
+    world = BulletWorld(1, free)
     world.reset(1)
     turned = 0.0
     for tick in range(40):

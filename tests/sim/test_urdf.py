@@ -5,14 +5,13 @@ import math
 import xml.etree.ElementTree as ET
 from typing import Any
 
-import msgspec
 import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from kofn.controller.core.errors import InputError
 from kofn.sim.urdf import (
-    CASTER_GAP,
+    CASTER_GAP_M,
     CASTER_LINKS,
     LEFT_JOINT,
     RIGHT_JOINT,
@@ -48,7 +47,7 @@ def _depths(robot: ET.Element) -> dict[str, float]:
     track=st.floats(0.5, 2.0),
     mass=st.floats(0.1, 50.0),
 )
-def test_wheels_and_casters_reach_the_same_depth(
+def test_wheels_and_casters_of_links_reach_the_same_depth(
     radius: float, wheel: float, track: float, mass: float
 ) -> None:
     try:
@@ -58,6 +57,7 @@ def test_wheels_and_casters_reach_the_same_depth(
             mass_kg=mass,
             wheel_radius_m=wheel * radius,
             track_m=track * radius,
+            merge_links=False,
         )
     except InputError:
         assume(False)
@@ -68,7 +68,9 @@ def test_wheels_and_casters_reach_the_same_depth(
 
 
 def test_every_link_has_a_mass_and_a_positive_inertia() -> None:
-    for link in _robot().iter("link"):
+    links = [*_robot().iter("link"), *_robot(RobotModel(merge_links=False)).iter("link")]
+    assert len(links) == 8
+    for link in links:
         mass, inertia = link.find("inertial/mass"), link.find("inertial/inertia")
         assert mass is not None
         assert float(mass.attrib["value"]) > 0
@@ -79,8 +81,8 @@ def test_every_link_has_a_mass_and_a_positive_inertia() -> None:
 
 
 @given(radius=st.floats(0.03, 1.0))
-def test_merged_casters_are_shapes_of_the_body_just_above_the_floor(radius: float) -> None:
-    model = msgspec.structs.replace(RobotModel.of_radius(radius), merge_links=True)
+def test_casters_are_shapes_of_the_body_just_above_the_floor(radius: float) -> None:
+    model = RobotModel.of_radius(radius)
     robot = _robot(model)
     assert len(robot.findall("link")) == 3
     base = robot.find("link[@name='base']")
@@ -91,7 +93,7 @@ def test_merged_casters_are_shapes_of_the_body_just_above_the_floor(radius: floa
         if ball is not None and origin is not None:
             drop = -float(origin.attrib["xyz"].split()[2])
             depths.append(drop + float(ball.attrib["radius"]))
-    assert depths == [pytest.approx(model.depth_m - CASTER_GAP * radius, rel=1e-4)] * 2
+    assert depths == [pytest.approx(model.depth_m - CASTER_GAP_M, rel=1e-4)] * 2
 
 
 @given(radius=st.floats(0.02, 2.0))
@@ -104,7 +106,7 @@ def test_reference_robot_has_the_documented_sizes() -> None:
     model = RobotModel()
     assert RobotModel.of_radius(0.1).mass_kg == pytest.approx(model.mass_kg)
     assert math.isclose(model.depth_m, 0.065)
-    assert math.isclose(model.caster_radius_m, 0.015)
+    assert math.isclose(model.caster_radius_m, 0.0148)
     robot = _robot()
     assert {joint.attrib["name"] for joint in robot.iter("joint")} >= {LEFT_JOINT, RIGHT_JOINT}
     assert len(robot_urdf()) < 3000

@@ -10,7 +10,7 @@ import pytest
 from kofn.controller.core.errors import InputError
 from kofn.hardware.ring import RingLayout
 from kofn.sim.robots import RobotSpec
-from kofn.sim.urdf import robot_urdf
+from kofn.sim.urdf import RobotModel, robot_urdf
 from kofn.sim.worlds import make_world
 
 pytestmark = pytest.mark.bullet
@@ -19,8 +19,9 @@ pytest.importorskip("pybullet", reason="needs kofn[sim]: PyBullet has no wheel f
 
 @pytest.fixture
 def model(tmp_path: Path) -> Path:
-    """The reference robot under other names."""
-    text = robot_urdf().replace('"left_wheel"', '"port"').replace('"right_wheel"', '"starboard"')
+    """The reference robot under other names, casters with joints of their own."""
+    text = robot_urdf(RobotModel(merge_links=False))
+    text = text.replace('"left_wheel"', '"port"').replace('"right_wheel"', '"starboard"')
     path = tmp_path / "mine.urdf"
     path.write_text(text)
     return path
@@ -69,6 +70,7 @@ def test_a_file_that_is_no_model_is_refused(tmp_path: Path) -> None:
         make_world("bullet", 2, RingLayout(), robot=_spec(tmp_path / "broken.urdf"))
 
 
-def test_links_of_a_model_from_a_file_are_not_merged(model: Path) -> None:
+@pytest.mark.parametrize("merge_links", [False, True])
+def test_links_of_a_model_from_a_file_stay_as_they_are(model: Path, merge_links: bool) -> None:
     with pytest.raises(InputError, match="merge_links is for our own robot"):
-        msgspec.structs.replace(_spec(model), merge_links=True)
+        msgspec.structs.replace(_spec(model), merge_links=merge_links)

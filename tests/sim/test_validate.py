@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: MIT
 """The gap table finds the model that moves the world, and shows how far the others are off."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 from synthetic import drawn, info, ring_kernel
@@ -11,7 +13,7 @@ from kofn.controller.core.presets import arena
 from kofn.sim.identify import from_recordings
 from kofn.sim.kernel import Kernel
 from kofn.sim.motion import MotionKernel
-from kofn.sim.recording import WorldConfig
+from kofn.sim.recording import Play, Recording, WorldConfig, record_replicas
 from kofn.sim.validate import validate
 
 FIRST = (0, 4, 6, 8, 11)
@@ -77,3 +79,18 @@ def test_a_kernel_of_another_fleet_is_refused_unless_forced(kernel: Kernel) -> N
     assert forced.row("binned").share > 0
     with pytest.raises(InputError, match=r"poll size 31 must lie in 1\.\.30"):
         validate(gathering(), kernel, world(kernel), k=31)
+
+
+def test_the_physics_is_not_what_a_kernel_of_the_same_seed_was_counted_in(
+    kernel: Kernel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[Recording] = []
+
+    def watched(*arguments: Any, **keys: Any) -> list[Recording]:
+        seen.extend(record_replicas(*arguments, **keys))
+        return seen
+
+    monkeypatch.setattr("kofn.sim.validate.record_replicas", watched)
+    validate(gathering(), kernel, world(kernel), periods=8, seed=3, episodes=2)
+    counted = record_replicas(world(kernel), Play.of_policy(gathering()), 48, seed=3, burn_in=6)
+    assert not np.array_equal(seen[0].zones[:24], counted[0].zones[:24])
