@@ -33,7 +33,8 @@ from kofn.launch.participation import by_kind
 from kofn.launch.parts import robot_names, write_credentials
 from kofn.launch.preparing import load_policy, train_policy
 from kofn.launch.runner import ALLOW_LIST, Runner, check_broker
-from kofn.launch.scenario import AUTO, Scenario
+from kofn.launch.scenario import Scenario
+from kofn.launch.scenario_checks import AUTO
 from kofn.launch.supervise import Supervisor
 from kofn.launch.swarm_host import read_kernel
 from kofn.launch.tls_fleet import TlsFleet, make_authority

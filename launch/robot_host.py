@@ -29,7 +29,7 @@ from kofn.hardware.ring import RingLayout
 from kofn.hardware.safety_memory import SafetyMemory
 from kofn.hardware.safety_task import Safety, SafetySettings
 from kofn.launch.parts import Connection, log_of, robot_names, serve
-from kofn.launch.scenario import check_time
+from kofn.launch.scenario_checks import check_time
 from kofn.launch.seeds import named_seed
 
 if TYPE_CHECKING:

@@ -19,7 +19,7 @@ from kofn.hardware.arena import Layout
 from kofn.hardware.host_pool import HostPool
 from kofn.hardware.ring import RingLayout
 from kofn.launch.parts import Connection, attend, log_of, make_agent, robot_names
-from kofn.launch.scenario import check_time
+from kofn.launch.scenario_checks import check_time
 from kofn.launch.seeds import named_seed
 from kofn.sim.faults import Fault, check_faults
 from kofn.sim.faulty_transport import FaultyTransport

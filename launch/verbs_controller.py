@@ -22,7 +22,8 @@ from kofn.launch import options
 from kofn.launch.access_options import ANONYMOUS, Access, with_access
 from kofn.launch.output import configure_logging, emit
 from kofn.launch.parts import run_controller
-from kofn.launch.scenario import PollingSection, check_time
+from kofn.launch.scenario import PollingSection
+from kofn.launch.scenario_checks import check_time
 
 _FROM_THE_RUN = (
     "policy", "k", "robots", "steps", "seed", "fleet", "period", "dispatcher", "memory", "polling",

@@ -20,9 +20,9 @@ from kofn.launch.scenario import (
     GameSection,
     HostSection,
     Scenario,
-    check_poll_size,
-    load_scenario,
 )
+from kofn.launch.scenario_checks import check_poll_size
+from kofn.launch.scenario_file import load_scenario
 from kofn.launch.seeds import MAX_SEED
 from kofn.launch.swarm_host import SwarmConfig, read_more, run_swarms
 from kofn.sim.faults import Fault

@@ -80,7 +80,7 @@ def identify(
     if from_run is not None:
         kernel = _from_run(from_run, host, symmetry, bins, by_target=by_target)
     else:
-        from kofn.launch.scenario import load_scenario
+        from kofn.launch.scenario_file import load_scenario
 
         assert scenario is not None  # noqa: S101  checked above
         kernel = identify_world(

@@ -119,7 +119,7 @@ def _model(
     seed: int,
 ) -> "tuple[Kernel, WorldConfig]":
     """Return a kernel and its world, from a kernel file or from a scenario and a policy."""
-    from kofn.launch.scenario import load_scenario
+    from kofn.launch.scenario_file import load_scenario
     from kofn.launch.verbs_identify import identify_world
     from kofn.sim.identify import world_of
     from kofn.sim.kernel import Kernel

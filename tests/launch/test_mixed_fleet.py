@@ -12,7 +12,8 @@ from kofn.controller.core.errors import InputError
 from kofn.controller.record import read_decisions
 from kofn.hardware.firmware_bench import find_micropython
 from kofn.launch.fleet import run_scenario
-from kofn.launch.scenario import HostSection, PolicySection, Scenario, load_scenario
+from kofn.launch.scenario import HostSection, PolicySection, Scenario
+from kofn.launch.scenario_file import load_scenario
 from kofn.launch.truth import read_truth
 from kofn.sim.film import Film
 

@@ -17,13 +17,8 @@ from kofn.launch.fleet import run_scenario
 from kofn.launch.parts import Connection
 from kofn.launch.preparing import build_game, load_policy
 from kofn.launch.runner import processes
-from kofn.launch.scenario import (
-    GameSection,
-    HostSection,
-    load_scenario,
-    scenario_folder,
-    scenario_names,
-)
+from kofn.launch.scenario import GameSection, HostSection
+from kofn.launch.scenario_file import load_scenario, scenario_folder, scenario_names
 from kofn.launch.swarm_host import (
     MoreHost,
     SwarmConfig,

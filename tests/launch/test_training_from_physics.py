@@ -15,7 +15,7 @@ from kofn.controller.core.policy import Policy
 from kofn.controller.core.presets import arena
 from kofn.launch.entry import run
 from kofn.launch.preparing import load_policy
-from kofn.launch.scenario import load_scenario
+from kofn.launch.scenario_file import load_scenario
 from kofn.sim.identify import from_recordings
 from kofn.sim.kernel import Kernel
 
