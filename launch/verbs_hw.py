@@ -1,14 +1,12 @@
 # SPDX-License-Identifier: MIT
 """`kofn hw`: a robot with motors, on its own machine."""
 
-import asyncio
-import math
 import os
 import sys
 from contextlib import closing
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated
 
 import msgspec
 import typer
@@ -17,39 +15,35 @@ from kofn.controller.core.errors import InputError, RunError
 from kofn.controller.link.address import parse_url
 from kofn.controller.link.audit import some
 from kofn.controller.link.clock import MonotonicClock
-from kofn.controller.link.policies import pack_file
 from kofn.controller.link.topics import Topics
 from kofn.controller.link.transport import Session
 from kofn.hardware import doctor as looking
-from kofn.hardware.bench_run import BenchRun, Line
-from kofn.hardware.bench_run import selftest as test_robot
+from kofn.hardware.bench_run import Line
 from kofn.hardware.board_settings import BoardSettings, token_hash, write_board_folder
-from kofn.hardware.calibration import (
-    Calibration,
-    read_calibration,
-    turned_into_scales,
-    write_calibration,
-)
-from kofn.hardware.driver import Driver, DriverError
 from kofn.hardware.drivers.registry import make_driver
 from kofn.hardware.fleet_file import read_fleet
-from kofn.hardware.limits_file import RobotLimits, read_limits
 from kofn.hardware.local_socket import FILE as SOCKET
 from kofn.hardware.local_socket import Ask, Op, ask_agent
 from kofn.hardware.operator_token import make_token
-from kofn.hardware.preflight_result import PreflightResult, words, write_preflight
-from kofn.hardware.selftest_result import SelftestResult, write_result
-from kofn.hardware.wheels_up import deadband_of, find_start, show
 from kofn.launch import options
 from kofn.launch.access_options import ANONYMOUS, Access, InsecureLab, with_access
 from kofn.launch.doctor_lines import as_line, broker_lines, camera_lines
 from kofn.launch.halting import Halting
+from kofn.launch.hw_common import (
+    DriverName,
+    Host,
+    Settings,
+    State,
+    report_lines,
+    settings_table,
+)
 from kofn.launch.output import emit
 from kofn.launch.parts import Connection, read_credentials
-from kofn.launch.robot_files import read_robot_files
-from kofn.launch.robot_host import LIMITS, state_folder, table_of
+from kofn.launch.robot_host import state_folder
 from kofn.launch.verbs_doctor import certificate
 from kofn.launch.verbs_doctor import clock as find_clock
+from kofn.launch.verbs_hw_bench import calibrate, selftest
+from kofn.launch.verbs_hw_preflight import preflight
 from kofn.launch.verbs_localise import lens, localise
 
 app = typer.Typer(
@@ -61,15 +55,7 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 
-Host = Annotated[str, typer.Option("--host", help="The robot's host name on the wire.")]
-State = Annotated[
-    Path | None, typer.Option("--state", help="The robot's state folder; default: by its name.")
-]
-DriverName = Annotated[str | None, typer.Option("--driver", help="Name of the driver.")]
-Settings = Annotated[str, typer.Option("--settings", help="Settings of the driver as JSON.")]
 TOKEN_VARIABLE = "KOFN_OPERATOR_TOKEN"  # noqa: S105  the name of a variable
-WheelWay = Literal["forward", "backward"]
-STRAIGHT_M, TURNS = 1.0, 5
 
 
 @app.command()
@@ -94,7 +80,9 @@ def doctor(
     json: options.Json = False,
 ) -> None:
     """Look at everything that a robot needs; code 2 when something is missing."""
-    made = None if driver is None else make_driver(driver, MonotonicClock(), _table(settings))
+    made = (
+        None if driver is None else make_driver(driver, MonotonicClock(), settings_table(settings))
+    )
     lines = looking.machine_lines(driver)
     if host is not None or state is not None:
         folder = state or state_folder(fleet, host or "")
@@ -117,7 +105,7 @@ def doctor(
         lines.append(Line("broker", ok=True, seen="none named", hint=hint, warn=True))
     if camera is not None:
         lines += camera_lines(camera, robots, source)
-    _report(lines, json, code=2)
+    report_lines(lines, json, code=2)
 
 
 @app.command()
@@ -254,200 +242,6 @@ def fleet(
 
 
 @app.command()
-def selftest(
-    host: Annotated[str, typer.Argument(help="Host name of the robot here.")],
-    driver: Annotated[str, typer.Option(help="Name of the driver.")],
-    settings: Settings = "{}",
-    yes: Annotated[
-        bool, typer.Option("--yes", help="Wheels are off the ground; do not ask.")
-    ] = False,
-    fleet: options.Fleet = "fleet",
-    state: State = None,
-    json: options.Json = False,
-) -> None:
-    """Turn each motor both ways at 20 % of the limits, wheels off the ground; keep the result."""
-    folder = state or state_folder(fleet, host)
-    made = make_driver(driver, MonotonicClock(), _table(settings))
-    limits = _limits(folder)
-    _confirm(yes, "The wheels will turn. Lift the robot off the ground, then type: wheels up")
-    lines = _on_the_bench(made, limits, test_robot)
-    failed = [line.name for line in lines if not line.ok]
-    write_result(folder, SelftestResult(ok=not failed, driver=driver, utc=_utc(), failed=failed))
-    _report(lines, json)
-
-
-@app.command()
-def calibrate(
-    robot: Annotated[str, typer.Argument(help="Name of the robot.")],
-    driver: Annotated[str, typer.Option(help="Name of the driver.")],
-    folder: Annotated[Path, typer.Option(help="Folder of the calibration files.")],
-    settings: Settings = "{}",
-    straight: Annotated[
-        float | None, typer.Option(help="Metres measured for the straight way; else asked.")
-    ] = None,
-    turned: Annotated[
-        float | None, typer.Option(help="Turns measured for the turns to the left; else asked.")
-    ] = None,
-    turned_right: Annotated[
-        float | None,
-        typer.Option(help="The same to the right; else asked, or not driven with --turned."),
-    ] = None,
-    wheels_up: Annotated[
-        bool, typer.Option("--wheels-up", help="Find directions and deadband, wheels in the air.")
-    ] = False,
-    left: Annotated[
-        WheelWay | None, typer.Option(help="--wheels-up: how the left wheel turned; else asked.")
-    ] = None,
-    right: Annotated[WheelWay | None, typer.Option(help="The same of the right wheel.")] = None,
-    yes: Annotated[bool, typer.Option("--yes", help="The floor is free; do not ask.")] = False,
-    json: options.Json = False,
-) -> None:
-    """Drive 1 m and turn 5 times each way, compare with a tape, write a new calibration.
-
-    With --wheels-up: which way the wheels turn, and from which command on. Keeps the old file.
-    """
-    path = folder / f"{robot}.toml"
-    stamp = f"{datetime.now(UTC):%Y-%m-%d}"
-    old = (
-        read_calibration(path, robot)
-        if path.exists()
-        else Calibration(robot=robot, driver=driver, date=stamp)
-    )
-    made = make_driver(driver, MonotonicClock(), _table(settings))
-    if not made.capabilities().has_odometry:
-        raise InputError(f"driver {driver!r} has no odometry as set: nothing to calibrate")
-    if wheels_up:
-        new, seen = _wheels_up(made, old, _table(settings), left, right, yes)
-        _keep_calibration(
-            folder, old, msgspec.structs.replace(new, driver=driver, date=stamp), seen, json
-        )
-        return
-    _confirm(yes, "It will drive 1 m and turn on the spot. Free the floor, then type: floor free")
-
-    async def drive(run: BenchRun) -> tuple[float, float]:
-        v, w = run.limits.v_max * run.share, run.limits.w_max * run.share
-        ahead = await run.move(v, 0.0, lambda way: way[0] >= STRAIGHT_M, 3 * STRAIGHT_M / v)
-        whole = TURNS * math.tau
-        turn = await run.move(0.0, w, lambda way: way[2] >= whole, 3 * whole / w)
-        if one_way:
-            return ahead[0], turn[2]
-        back = await run.move(0.0, -w, lambda way: way[2] <= -whole, 3 * whole / w)
-        return ahead[0], turn[2] - back[2]
-
-    one_way = turned is not None and turned_right is None
-    told_m, told_rad = _on_the_bench(made, RobotLimits(), drive, share=0.5)
-    measured_m = straight if straight is not None else _ask("metres by the tape")
-    turns = turned if turned is not None else _ask("turns seen to the left")
-    if not one_way:
-        turns += turned_right if turned_right is not None else _ask("turns seen to the right")
-    new = turned_into_scales(
-        old,
-        told_m=told_m,
-        measured_m=measured_m,
-        told_rad=told_rad,
-        measured_rad=math.tau * turns,
-    )
-    seen = {"told_m": told_m, "told_rad": told_rad}
-    _keep_calibration(
-        folder, old, msgspec.structs.replace(new, driver=driver, date=stamp), seen, json
-    )
-
-
-def _wheels_up(
-    made: Driver,
-    old: Calibration,
-    settings: dict[str, Any],
-    left: WheelWay | None,
-    right: WheelWay | None,
-    yes: bool,
-) -> tuple[Calibration, dict[str, Any]]:
-    """Turn the wheels, ask which way, find where they start; new values, and what was seen."""
-    _confirm(yes, "The wheels will turn. Lift the robot off the ground, then type: wheels up")
-    ahead_m, turned_rad = _on_the_bench(made, RobotLimits(), show)
-    left = left or _ask_way("left")
-    right = right or _ask_way("right")
-    start = _on_the_bench(made, RobotLimits(), find_start)
-    deadband = deadband_of(start, float(settings.get("deadband", 0.0)))
-    new = msgspec.structs.replace(
-        old,
-        flip_left=bool(settings.get("flip_left", False)) != (left == "backward"),
-        flip_right=bool(settings.get("flip_right", False)) != (right == "backward"),
-        deadband=round(deadband, 3),
-    )
-    seen = {"ahead_m": ahead_m, "turned_rad": turned_rad, "moved_at": start.share}
-    return new.checked(), seen
-
-
-def _keep_calibration(
-    folder: Path, old: Calibration, new: Calibration, seen: dict[str, Any], json: bool
-) -> None:
-    written = write_calibration(folder, new)
-    names = [name for name in new.__struct_fields__ if getattr(new, name) != getattr(old, name)]
-    changes = {name: [getattr(old, name), getattr(new, name)] for name in names}
-    lines = [f"{name}: {before} -> {after}" for name, (before, after) in changes.items()]
-    result = {"path": str(written), **seen, "changes": changes}
-    emit(result, [*lines, f"written: {written}"], as_json=json)
-
-
-@app.command()
-def preflight(
-    run: Annotated[Path, typer.Argument(help="Folder of a simulated run of the same policy.")],
-    policy: Annotated[Path, typer.Option(help="Policy file for the robots.")],
-    robots: Annotated[int, typer.Option(help="Robots of the physical fleet, n.")],
-    k: Annotated[int, typer.Option("--k", help="Robots polled per step.")],
-    limits: Annotated[Path | None, typer.Option(help="The robots' limits file.")] = None,
-    fleet_file: Annotated[
-        Path | None, typer.Option(help="Fleet file that lowers the limits of --host.")
-    ] = None,
-    arena: options.Arena = "{}",
-    host: Annotated[
-        str | None, typer.Option(help="Keep the result for the robot of this host here.")
-    ] = None,
-    fleet: options.Fleet = "fleet",
-    state: State = None,
-    json: options.Json = False,
-) -> None:
-    """Check a policy for real robots against a simulated run; code 1 when it must not be used.
-
-    With --host or --state the robot here remembers it, and `kofn hw arm` asks for it: passed, about
-    the limits that the robot obeys, and about the local policy that it holds.
-    """
-    from kofn.controller.core.policy import Policy
-    from kofn.hardware.ring import RingLayout
-    from kofn.launch.preflight import preflight as check
-
-    try:
-        layout = msgspec.json.decode(arena.encode(), type=RingLayout)
-    except msgspec.MsgspecError as error:
-        raise InputError(f"--arena: {error}") from error
-    folder = state or (state_folder(fleet, host) if host is not None else None)
-    if limits is None and folder is not None:
-        own = _limits(folder)
-    else:
-        own = RobotLimits() if limits is None else read_limits(limits)
-    if fleet_file is not None:
-        if host is None:
-            raise InputError("--fleet-file needs --host, the robot to look up")
-        fleets = read_robot_files(host, None, fleet_file, None).limits
-        own = own if fleets is None else own.lowered(fleets)
-    loaded = Policy.load(policy)
-    lines = check(run, loaded, layout, n=robots, k=k, limits=own)
-    if folder is not None:
-        failed = [f"{line.name}: {line.seen} ({line.hint})" for line in lines if not line.ok]
-        result = PreflightResult(
-            ok=not failed,
-            policy=loaded.sha256,
-            local=pack_file(loaded.pi_l).digest,
-            limits=words(own),
-            run=str(run),
-            utc=_utc(),
-            failed=failed,
-        )
-        write_preflight(folder, result)
-    _report(lines, json)
-
-
-@app.command()
 def provision(
     robot: Annotated[str, typer.Argument(help="The robot's name; also its host's on the wire.")],
     broker: Annotated[str, typer.Option(help="Broker as mqtt://HOST:PORT or mqtts://HOST:PORT.")],
@@ -473,7 +267,7 @@ def provision(
     if address.tls and ca is None:
         raise InputError("a broker at mqtts:// needs --ca, the authority's certificate")
     user, password = read_credentials(credentials)
-    given = _table(board) | {
+    given = settings_table(board) | {
         "fleet": fleet,
         "host": robot,
         "robot": robot,
@@ -509,21 +303,8 @@ def tags(
     emit({"path": str(out), "pages": pages}, [f"{out}: {pages} pages"], as_json=json)
 
 
-app.command()(localise)
-app.command()(lens)
-
-
-def _table(settings: str) -> dict[str, Any]:
-    return table_of("--settings", settings)
-
-
-def _utc() -> str:
-    return f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}"
-
-
-def _limits(folder: Path) -> RobotLimits:
-    path = folder / LIMITS
-    return read_limits(path) if path.exists() else RobotLimits()
+for verb in (selftest, calibrate, preflight, localise, lens):
+    app.command()(verb)
 
 
 def _token(path: Path | None) -> str:
@@ -536,43 +317,6 @@ def _token(path: Path | None) -> str:
     if known or not sys.stdin.isatty():
         return known
     return str(typer.prompt("operator token", hide_input=True, err=True))
-
-
-def _confirm(yes: bool, sentence: str) -> None:
-    if yes:
-        return
-    if not sys.stdin.isatty():
-        raise InputError("nobody is at the terminal to confirm: use --yes at the robot only")
-    words = sentence.rsplit(": ", 1)[1]
-    if str(typer.prompt(sentence, err=True)).strip() != words:
-        raise RunError("not confirmed, nothing moved")
-
-
-def _ask(what: str) -> float:
-    if not sys.stdin.isatty():
-        raise InputError(f"nobody is at the terminal to give the {what}: name it as an option")
-    return float(typer.prompt(what, type=float, err=True))
-
-
-def _ask_way(wheel: str) -> WheelWay:
-    if not sys.stdin.isatty():
-        raise InputError(f"nobody is here to say how the {wheel} wheel turned: use --{wheel}")
-    ways: dict[str, WheelWay] = {"forward": "forward", "backward": "backward"}
-    told = str(typer.prompt(f"the {wheel} wheel turned (forward, backward)", err=True)).strip()
-    if told not in ways:
-        raise InputError(f"{told!r} is neither forward nor backward; nothing was written")
-    return ways[told]
-
-
-def _on_the_bench(driver: Driver, limits: RobotLimits, work: Any, share: float = 0.2) -> Any:
-    async def whole() -> Any:
-        async with BenchRun(driver, MonotonicClock(), limits, share=share) as run:
-            return await work(run)
-
-    try:
-        return asyncio.run(whole())
-    except DriverError as error:
-        raise RunError(f"{error.cause}; {error.hint}") from error
 
 
 def _halt_fleet(connection: Connection, why: str) -> Halting:
@@ -593,19 +337,3 @@ def _halt_fleet(connection: Connection, why: str) -> Halting:
             if halt is not None:
                 transport.publish(halt.topic, halt.payload, qos=halt.qos, retain=halt.retain)
     return halting
-
-
-def _report(lines: list[Line], as_json: bool, code: int = 1) -> None:
-    """Print lines; exit with `code` when one of them failed, warnings are none."""
-    rows = [line._asdict() for line in lines]
-    failed = [line for line in lines if not line.ok]
-    width = max(len(line.name) for line in lines)
-    table = []
-    for line in lines:
-        word = "FAIL" if not line.ok else "warn" if line.warn else "ok  "
-        table.append(f"{word}  {line.name:<{width}}  {line.seen}")
-        if word != "ok  " and line.hint:
-            table.append(f"      {'':<{width}}  hint: {line.hint}")
-    emit({"ok": not failed, "lines": rows}, table, as_json=as_json)
-    if failed:
-        raise typer.Exit(code)
