@@ -7,11 +7,11 @@
 Each line is the command, run with its default of three arenas (each of 30 robots makes the option
 steps) by two processes. `l1` is the L1 distance of a row of the plain kernel from that of the long
 run: +1 and -1 are the moves along the ring. The long run (`--long` options of one arena, seed 1000)
-takes half an hour and is kept in --folder; so are the kernels of seeds, whose time is then that of
-the run that made them. `--quick` does little of all in a folder of its own.
+takes five to ten minutes and is kept in --folder; so are the kernels of seeds, whose time is then
+that of the run that made them. `--quick` does little of all in a folder of its own.
 
-With --resample that many replicas of the long run (25 options each, 15 CPU seconds, kept) stand for
-all seeds: 400 times some of them, as many as 1 to 4 arenas of 100 options have, are drawn and
+With --resample that many replicas of the long run (25 options, some 7 CPU seconds each, kept) stand
+for all seeds: 400 times some of them, as many as 1 to 4 arenas of 100 options have, are drawn and
 compared with all others. `weighted` is what identify does, `counted` is without the weights that
 take the luck of the draw out (`kofn.sim.luck`).
 """
