@@ -92,6 +92,7 @@ def validate(
         "policy_sha256": loaded.sha256,
         "kernel_sha256": found.sha256,
         "data_policy": found.info.data_policy,
+        "notes": notes_on(result.row("binned"), found, loaded.sha256, world.backend),
         "robots": world.robots,
         "period_s": world.period_s,
         "targets": targets,
@@ -143,6 +144,28 @@ def _model(
     return Kernel.load(kernel), world_config(scenario, robots, backend)
 
 
+def notes_on(binned: "Figures", kernel: "Kernel", policy_sha256: str, backend: str) -> list[str]:
+    """Return sentences on why a kernel may be off, where its binned model is."""
+    from kofn.sim.bullet import PHYSICS
+
+    info = kernel.info
+    notes: list[str] = []
+    if abs(binned.gap) <= 1.96 * binned.gap_stderr:
+        return notes
+    if info.data_policy != policy_name(policy_sha256):
+        notes.append(
+            "the moves of this kernel were not made by this policy, which makes other crowds: "
+            "kofn identify --policy counts what happens in those"
+        )
+    counted = info.versions.get("physics", "1")
+    if info.backend == backend == "bullet" and counted != PHYSICS:
+        notes.append(
+            f"this kernel was counted in physics {counted} of the bullet world, which is now "
+            f"{PHYSICS}: identify it again"
+        )
+    return notes
+
+
 def _rounded(row: "Figures") -> dict[str, Any]:
     table: dict[str, Any] = msgspec.to_builtins(row)
     return {
@@ -166,13 +189,7 @@ def _story(rows: "tuple[Figures, ...]", table: dict[str, Any]) -> list[str]:
             f"{row.name:8s} {row.share:9.3f}  {1.96 * row.stderr:.3f}  {gap:7s}  {gap_error:6s}  "
             f"{stay:7s}  {curve}"
         )
-    binned = next(row for row in rows if row.name == "binned")
-    foreign = table["data_policy"] != policy_name(table["policy_sha256"])
-    if foreign and abs(binned.gap) > 1.96 * binned.gap_stderr:
-        lines.append(
-            "the moves of this kernel were not made by this policy, which makes other crowds: "
-            "kofn identify --policy counts what happens in those"
-        )
+    lines += table["notes"]
     if table["passed"] is not None:
         verdict = "within" if table["passed"] else "beyond"
         lines.append(f"the binned model is {verdict} the allowed gap of {table['max_gap']:g}")

@@ -40,6 +40,9 @@ from kofn.sim.world import TICK_S, BoolArray, FloatArray
 from kofn.sim.worlds import Fidelity
 
 MAX_ROBOTS = 300
+PHYSICS = "2"
+"""Counts changes of the robot and of the engine's settings: what was recorded in one physics says
+little of another, so runs and kernels carry it. In 1, without it, casters were links, at 60 Hz."""
 CONTACT_MARGIN = 0.002
 """Gap up to which a contact is kept, as a share of a shape's size.
 
@@ -165,7 +168,7 @@ class BulletWorld(BodyWorld):
         if gui:
             check_display()
         self._pb = load_pybullet()
-        self.spec.versions["pybullet"] = version("pybullet")
+        self.spec.versions.update(pybullet=version("pybullet"), physics=PHYSICS)
         if urdf is not None:
             self._check_model(urdf)
 

@@ -5,14 +5,19 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from kofn.controller.core.policy import Policy
+from kofn.controller.core.presets import load_game
 from kofn.controller.link.hostlog import Header, HostLog, StepTaken
 from kofn.controller.link.messages import Flag, Reply, Row, Step
 from kofn.controller.record import Recorder
 from kofn.launch.entry import run
-from kofn.sim.kernel import Kernel
+from kofn.launch.verbs_validate import notes_on
+from kofn.sim.bullet import PHYSICS
+from kofn.sim.kernel import Kernel, KernelInfo
+from kofn.sim.validate import Figures
 
 
 def called(capsys: pytest.CaptureFixture[str], *arguments: str, code: int = 0) -> dict[str, Any]:
@@ -187,3 +192,24 @@ def test_validate_counts_the_crowds_of_its_policy_and_says_when_a_kernel_has_oth
     )
     assert run([*arguments, "--workers", "1", "--kernel", uniform]) == 0
     assert "not made by this policy" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("versions", "gap", "noted"),
+    [({}, 0.1, True), ({"physics": PHYSICS}, 0.1, False), ({}, 0.0, False)],
+)
+def test_a_kernel_of_other_physics_is_named_where_it_is_off(
+    versions: dict[str, str], gap: float, noted: bool
+) -> None:
+    binned = Figures(
+        name="binned", share=0.5, stderr=0.01, stay=0.9, curve=[], periods=9,
+        gap=gap, gap_stderr=0.01,
+    )  # fmt: skip
+    info = KernelInfo(
+        n=30, period_s=6.0, backend="bullet", option_steps=1, transitions=0, symmetry="ring",
+        data_policy="policy ab", versions=versions,
+    )  # fmt: skip
+    kernel = Kernel(np.zeros((1, 1, 5, 3, 5), dtype=np.int64), (0,), load_game("arena"), info)
+    sentence = f"this kernel was counted in physics 1 of the bullet world, which is now {PHYSICS}"
+    expected = [f"{sentence}: identify it again"] if noted else []
+    assert notes_on(binned, kernel, "ab", "bullet") == expected
