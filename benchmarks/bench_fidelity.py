@@ -73,9 +73,9 @@ def turn_error(robot: RobotSpec, fidelity: Fidelity) -> float:
 def moves(robot: RobotSpec, fidelity: Fidelity, options: int) -> tuple[np.ndarray, float]:
     """Return successes of +1 and -1 a world, shape (worlds, 2), and CPU seconds."""
     config = WorldConfig(robot=robot, fidelity=fidelity)
-    zones = config.layout.zones
+    zones, actions = config.layout.zones, config.layout.n_actions
     began = time.process_time()
-    recordings = record_replicas(config, Play.uniform(zones, 3), options, seed=0)
+    recordings = record_replicas(config, Play.uniform(zones, actions), options, seed=0)
     cpu_s = time.process_time() - began
     shares = []
     for recording in recordings:

@@ -41,8 +41,6 @@ FAKES_OWN = frozenset(
     }
 )
 """Settings that say where a device is: of a fake they are not for the scenario to choose."""
-MAX_WHEELED = 300
-"""Robots in one bullet world: beyond it, seconds of computing go into one of theirs."""
 
 
 def check_scenario(scenario: "Scenario") -> None:
@@ -181,6 +179,8 @@ def _check_process(scenario: "Scenario", host: "HostSection") -> None:
 
 def _check_swarm(scenario: "Scenario", host: "HostSection") -> None:
     """Refuse robots that the host's world cannot hold."""
+    from kofn.sim.bullet import MAX_ROBOTS
+
     if host.world not in WORLDS:
         raise InputError(
             f"host {host.name!r}: unknown world {host.world!r}; known are {', '.join(WORLDS)}"
@@ -190,10 +190,10 @@ def _check_swarm(scenario: "Scenario", host: "HostSection") -> None:
             f"host {host.name!r}: {host.robots} robots do not fit, this {scenario.arena.shape} "
             f"holds 1 to {scenario.arena.capacity} robots"
         )
-    if host.world == "bullet" and host.robots > MAX_WHEELED:
+    if host.world == "bullet" and host.robots > MAX_ROBOTS:
         raise InputError(
             f"host {host.name!r}: {host.robots} robots in world 'bullet', it holds at most "
-            f"{MAX_WHEELED}; take world 'kinematic', or more hosts"
+            f"{MAX_ROBOTS}; take world 'kinematic', or more hosts"
         )
     if host.world != "bullet" and (host.fidelity != "default" or scenario.robot.urdf):
         raise InputError(

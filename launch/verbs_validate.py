@@ -18,6 +18,9 @@ if TYPE_CHECKING:
     from kofn.sim.recording import WorldConfig
     from kofn.sim.validate import Figures
 
+Z95 = 1.96
+"""Standard errors on each side of a 95 % interval."""
+
 
 def validate(
     policy: Annotated[Path, typer.Argument(help="A policy file.")],
@@ -150,7 +153,7 @@ def notes_on(binned: "Figures", kernel: "Kernel", policy_sha256: str, backend: s
 
     info = kernel.info
     notes: list[str] = []
-    if abs(binned.gap) <= 1.96 * binned.gap_stderr:
+    if abs(binned.gap) <= Z95 * binned.gap_stderr:
         return notes
     if info.data_policy != policy_name(policy_sha256):
         notes.append(
@@ -182,11 +185,11 @@ def _story(rows: "tuple[Figures, ...]", table: dict[str, Any]) -> list[str]:
     ]
     for row in rows:
         gap = "" if row.name == "physics" else f"{row.gap:+.3f}"
-        gap_error = "" if row.name == "physics" else f"{1.96 * row.gap_stderr:.3f}"
+        gap_error = "" if row.name == "physics" else f"{Z95 * row.gap_stderr:.3f}"
         stay = "-" if row.stay is None else f"{row.stay:.3f}"
         curve = " ".join("-" if x is None else f"{x:.2f}" for x in row.curve)
         lines.append(
-            f"{row.name:8s} {row.share:9.3f}  {1.96 * row.stderr:.3f}  {gap:7s}  {gap_error:6s}  "
+            f"{row.name:8s} {row.share:9.3f}  {Z95 * row.stderr:.3f}  {gap:7s}  {gap_error:6s}  "
             f"{stay:7s}  {curve}"
         )
     lines += table["notes"]

@@ -40,6 +40,7 @@ from kofn.sim.world import TICK_S, BoolArray, FloatArray
 from kofn.sim.worlds import Fidelity
 
 MAX_ROBOTS = 300
+"""Beyond it, seconds of computing go into one of theirs."""
 PHYSICS = "2"
 """Counts changes of the robot and of the engine's settings: what was recorded in one physics says
 little of another, so runs and kernels carry it. In 1, without it, casters were links, at 60 Hz."""

@@ -30,7 +30,7 @@ LEFT_JOINT = "left_wheel"
 RIGHT_JOINT = "right_wheel"
 CASTER_LINKS = ("caster_front", "caster_back")
 CASTER_GAP_M = 0.0002
-"""Air under merged casters: at 50 steps a second wheels slip with half of it."""
+"""Air under merged casters: with half of it wheels of a small robot slip at 50 steps a second."""
 
 
 class RobotModel(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -70,7 +70,7 @@ class RobotModel(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
                 f"robot track_m = {self.track_m} m exceeds the body's diameter "
                 f"of {2.0 * self.radius_m:g} m"
             )
-        if not self.depth_m - self.caster_drop_m >= 0.05 * self.radius_m:
+        if not self._caster_room_m >= 0.05 * self.radius_m:
             raise InputError(
                 f"robot wheel_radius_m = {self.wheel_radius_m} m leaves no room for casters "
                 f"under a body of radius {self.radius_m} m, the least is "
@@ -113,8 +113,13 @@ class RobotModel(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     @property
     def caster_radius_m(self) -> float:
         """Chosen so that casters reach the floor where wheels do, or just not if merged, m."""
-        room = self.depth_m - self.caster_drop_m
+        room = self._caster_room_m
         return room - min(CASTER_GAP_M, 0.1 * room) if self.merge_links else room
+
+    @property
+    def _caster_room_m(self) -> float:
+        """From the caster's centre to the floor, m."""
+        return self.depth_m - self.caster_drop_m
 
     @property
     def motor_torque_nm(self) -> float:
