@@ -120,7 +120,15 @@ def vehicle_rights(role: VehicleRole, roots: Sequence[str]) -> Rights:
 
 
 def hash_password(password: str) -> str:
-    """Return `$7$..`, the stored form of a password."""
+    """Return `$7$..`, the stored form of a password.
+
+    Raises
+    ------
+    InputError
+        It holds a NUL: HMAC pads its key with those, so the stored form cannot tell them apart.
+    """
+    if "\0" in password:
+        raise InputError("a password must not hold a NUL character")
     salt = secrets.token_bytes(12)
     digest = hashlib.pbkdf2_hmac("sha512", password.encode(), salt, _ITERATIONS)
     return f"$7${_ITERATIONS}${_base64(salt)}${_base64(digest)}"
@@ -133,7 +141,7 @@ def verify_password(password: str, stored: str) -> bool:
     got = hashlib.pbkdf2_hmac(
         "sha512", password.encode(), base64.b64decode(salt), int(iterations), len(wanted)
     )
-    return hmac.compare_digest(got, wanted)
+    return "\0" not in password and hmac.compare_digest(got, wanted)
 
 
 def _base64(data: bytes) -> str:

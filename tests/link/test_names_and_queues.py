@@ -7,7 +7,7 @@ from pathlib import Path
 from threading import Thread
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from kofn.controller.core.errors import InputError, RunError
@@ -114,12 +114,20 @@ def test_covering_of_wildcards(allowed: str, wanted: str, expected: bool) -> Non
     assert covers(allowed, wanted) is expected
 
 
-@given(st.text(min_size=1, max_size=30), st.text(max_size=30))
+@given(
+    st.text(st.characters(exclude_characters="\0"), min_size=1, max_size=30), st.text(max_size=30)
+)
+@example("a", "a\0")  # HMAC pads its key with NULs
 def test_a_stored_password_is_verified_and_another_is_not(password: str, other: str) -> None:
     stored = hash_password(password)
     assert verify_password(password, stored)
     assert verify_password(other, stored) == (other == password)
     assert hash_password(password) != stored  # salted
+
+
+def test_a_password_with_a_nul_is_refused() -> None:
+    with pytest.raises(InputError, match="must not hold a NUL"):
+        hash_password("a\0")
 
 
 def test_the_acl_file_gives_each_user_its_own_topics_only() -> None:
